@@ -1,0 +1,1 @@
+"""The ``extraction`` command. Imports are made inside the commands, so that ``--help`` stays fast."""

