@@ -131,6 +131,11 @@ class ColumnPlan(Value):
     """How the reader turns transport into target; a name of :class:`source.types.Conversion`."""
     arrow: str
     """The target Arrow type for people, e.g. ``decimal128(12, 2)``."""
+    guard: str | None = None
+    """SQL of a hidden boolean column that is true where the value can't travel; None where the client sees it alone.
+
+    :func:`source.types.select_list` renders it behind all columns; the batch converter checks and drops it.
+    """
 
 
 # The plan --------------------------------------------------------------------------------------------------------
