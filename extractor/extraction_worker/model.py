@@ -167,6 +167,8 @@ class RangeRead(Value):
 
     kind: Literal["range"] = "range"
     column: str
+    type: str = ""
+    """SQL name of the key's type, e.g. ``pg_catalog.int8``, in which bounds are rendered; empty is the column's own."""
     lower: str | None = None
     upper: str | None = None
     equal: str | None = None
