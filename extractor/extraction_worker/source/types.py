@@ -1,0 +1,196 @@
+"""From PostgreSQL columns to the SELECT list and the Arrow types on both ends. Pure.
+
+Every column is cast to a type that ADBC decodes exactly (:mod:`extraction_worker.source.type_rules`), so that
+neither the driver's type cache nor a type it doesn't know can change a value. Casts carry no typmod: that would
+round or cut a value where the column has changed since it was planned, which the client is to notice.
+
+Some values have no place in their target type: infinite dates and timestamps, timestamps after 294247-01-10, the
+time 24:00:00, NaN in a ``numeric(p,s)``, and arrays of several dimensions or with a lower bound other than 1. What
+happens to them is ``onUnrepresentable``:
+
+- ``Fail``: the first one ends the extraction.
+- ``Null``: NULL takes its place, and is counted.
+- ``String``: every column of a type that has such values becomes text as PostgreSQL prints it, whatever rows it
+  holds: dates, timestamps, times, ``numeric(p,s)`` and all arrays.
+
+The client sees them in the values themselves, all but the shape of arrays: ADBC flattens those, so that the server
+tells it by a hidden boolean column (``ColumnPlan.guard``) behind the others.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import pyarrow as pa
+from psycopg import sql
+
+from extraction_worker.errors import InvalidQuery
+from extraction_worker.model import Column, ColumnPlan, PgType
+from extraction_worker.source.type_rules import (
+    UNREPRESENTABLE,
+    Conversion,
+    Rule,
+    base_type,
+    element_type,
+    rule,
+)
+
+__all__ = [
+    "Conversion",
+    "OnUnrepresentable",
+    "plan_column",
+    "plan_columns",
+    "select_list",
+    "target_schema",
+    "target_type",
+    "transport_schema",
+    "transport_type",
+]
+
+OnUnrepresentable = Literal["Fail", "String", "Null"]
+
+SOURCE_TYPE_KEY = b"extraction.source_type"
+"""Field metadata of the target schema: the column's type as PostgreSQL prints it."""
+
+
+def plan_columns(columns: Sequence[Column], on_unrepresentable: OnUnrepresentable) -> tuple[ColumnPlan, ...]:
+    """Return how all columns of a relation travel.
+
+    Raises
+    ------
+    InvalidQuery
+        No column, two columns of one name, or a type that can't be a column of a file.
+    """
+    if not columns:
+        raise InvalidQuery("There is no column to extract.", hint="Name at least one column.")
+    for name, count in Counter(column.name for column in columns).items():
+        if count > 1:
+            raise InvalidQuery(f"{count} columns have the name {name!r}.", hint="Give each column an alias of its own.")
+    return tuple(plan_column(column, on_unrepresentable) for column in columns)
+
+
+def plan_column(column: Column, on_unrepresentable: OnUnrepresentable) -> ColumnPlan:
+    """Return how a column travels: its SELECT expression, conversion and target type.
+
+    Under ``Null`` a column that may get a NULL in place of a value is nullable.
+
+    Raises
+    ------
+    InvalidQuery
+        The type is a pseudo-type, e.g. an anonymous record.
+    """
+    conversion = _conversion(column, on_unrepresentable)
+    array = element_type(base_type(column.type)) is not None and conversion is not Conversion.TEXT
+    name = sql.Identifier(column.name).as_string()
+    nulled = on_unrepresentable == "Null" and (array or conversion in UNREPRESENTABLE)
+    return ColumnPlan(
+        name=column.name,
+        type=column.type,
+        nullable=column.nullable or nulled,
+        expression=_expression(name, column.type, conversion),
+        conversion=conversion,
+        arrow=str(_arrow(column.type, conversion, target=True)),
+        guard=f"pg_catalog.array_ndims({name}) > 1 OR pg_catalog.array_lower({name}, 1) <> 1" if array else None,
+    )
+
+
+def select_list(columns: Sequence[ColumnPlan]) -> str:
+    """Return the SELECT list: each column under its own name, and then the guards.
+
+    The names are those of :func:`transport_schema`.
+    """
+    expressions = [column.expression for column in columns] + [column.guard for column in columns if column.guard]
+    return ", ".join(
+        f"{expression} AS {sql.Identifier(name).as_string()}"
+        for expression, name in zip(expressions, transport_schema(columns).names, strict=True)
+    )
+
+
+def transport_schema(columns: Sequence[ColumnPlan]) -> pa.Schema:
+    """Return names and types of the batches that ADBC must deliver for :func:`select_list`, guards included."""
+    names = [column.name for column in columns]
+    guards = [_guard_name(index, names) for index, column in enumerate(columns) if column.guard]
+    return pa.schema([*zip(names, map(transport_type, columns), strict=True), *((name, pa.bool_()) for name in guards)])
+
+
+def target_schema(columns: Sequence[ColumnPlan]) -> pa.Schema:
+    """Return the schema of what is written: target types, nullability, the source's type as field metadata."""
+    return pa.schema(
+        [
+            pa.field(
+                column.name,
+                target_type(column),
+                nullable=column.nullable,
+                metadata={SOURCE_TYPE_KEY: column.type.formatted.encode()},
+            )
+            for column in columns
+        ]
+    )
+
+
+def transport_type(column: ColumnPlan) -> pa.DataType:
+    """Return the Arrow type that ADBC must deliver for the column's expression."""
+    return _arrow(column.type, Conversion(column.conversion), target=False)
+
+
+def target_type(column: ColumnPlan) -> pa.DataType:
+    """Return the Arrow type that is written."""
+    return _arrow(column.type, Conversion(column.conversion), target=True)
+
+
+def _conversion(column: Column, on_unrepresentable: OnUnrepresentable) -> Conversion:
+    base = base_type(column.type)
+    element = element_type(base)
+    if base.kind == "p" or (element is not None and base_type(element).kind == "p"):
+        raise InvalidQuery(
+            f"Column {column.name!r} has the pseudo-type {base.formatted}, which no file can hold.",
+            hint="Cast it to a named type in the query, or leave the column out.",
+        )
+    if element is None:
+        conversion = rule(base).conversion
+        unrepresentable = conversion in UNREPRESENTABLE
+    else:
+        # An element that is an array itself (through a domain) is text, too.
+        conversion = rule(element).conversion
+        conversion = Conversion.TEXT_ELEMENTS if conversion is Conversion.TEXT else conversion
+        unrepresentable = True
+    return Conversion.TEXT if unrepresentable and on_unrepresentable == "String" else conversion
+
+
+def _expression(name: str, pg_type: PgType, conversion: Conversion) -> str:
+    base = base_type(pg_type)
+    element = element_type(base)
+    if conversion is Conversion.TEXT:
+        if _is_char(base):
+            # Before PostgreSQL 16 the text of a byte above 127 was that byte, which isn't UTF-8.
+            return (
+                f"CASE WHEN {name}::pg_catalog.int4 < 0 THEN pg_catalog.encode(pg_catalog.charsend({name}), 'escape')"
+                f" ELSE {name}::pg_catalog.text END"
+            )
+        casts = ("text",) if element is not None or rule(base).conversion is not conversion else rule(base).casts
+        suffix = ""
+    else:
+        casts = rule(base if element is None else element).casts
+        suffix = "" if element is None else "[]"
+    return name + "".join(f"::pg_catalog.{cast}{suffix}" for cast in casts)
+
+
+def _is_char(pg_type: PgType) -> bool:
+    return (pg_type.namespace, pg_type.name) == ("pg_catalog", "char")
+
+
+def _arrow(pg_type: PgType, conversion: Conversion, *, target: bool) -> pa.DataType:
+    if conversion is Conversion.TEXT:
+        return pa.string()
+    base = base_type(pg_type)
+    element = element_type(base)
+    found: Rule = rule(base if element is None else element)
+    arrow = found.target if target else found.transport
+    return arrow if element is None else pa.list_(arrow)
+
+
+def _guard_name(index: int, taken: Sequence[str]) -> str:
+    name = f"guard {index}"
+    while name in taken:
+        name += "?"
+    return name
