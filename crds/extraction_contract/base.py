@@ -1,0 +1,156 @@
+"""What every model of the contract shares: frozen, strict, camelCase in YAML, rules in CEL and Python side by side."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+GROUP = "extraction-operator.io"
+VERSION = "v1alpha1"
+API_VERSION: Literal["extraction-operator.io/v1alpha1"] = "extraction-operator.io/v1alpha1"
+
+RULES_BROKEN = "rules_broken"
+"""Type of the validation error whose context lists ``(field, message)`` pairs under ``broken``."""
+
+
+def judged_by_server(_: object) -> bool:
+    """Stand in for a rule on a transition: without a former state there is nothing to compare."""
+    return True
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule over several fields of one model, once for the API server and once for the local loader.
+
+    Parameters
+    ----------
+    field
+        The camelCase path, below the model, of the field to blame; empty blames the model itself.
+    message
+        What must be true, for people. Never a value.
+    cel
+        The rule in the Common Expression Language, where ``self`` is the model.
+    holds
+        The same in Python. A field that is None here is one that ``has()`` doesn't find there. Left out where the
+        rule compares with ``oldSelf``.
+    """
+
+    field: str
+    message: str
+    cel: str
+    holds: Callable[[Any], bool] = judged_by_server
+
+
+class Contract(BaseModel):
+    """A frozen, strict value; unknown fields are refused, and no error shows what was given.
+
+    YAML is read by alias alone (:mod:`extraction_contract.load`); code may use the Python names.
+    """
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+        hide_input_in_errors=True,
+    )
+
+    RULES: ClassVar[tuple[Rule, ...]] = ()
+
+    @model_validator(mode="after")
+    def _follow_rules(self) -> Self:
+        broken = [(rule.field, rule.message) for rule in self.RULES if not rule.holds(self)]
+        if broken:
+            text = "; ".join(message for _, message in broken)
+            raise PydanticCustomError(RULES_BROKEN, "{text}", {"text": text, "broken": broken})
+        return self
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Annotates a string: the whole of it matches ``regex`` (RE2 and Python agree on what is used here).
+
+    In the CRD it is a CEL rule instead of ``pattern``: the message is for people, and unlike the error of a pattern
+    it doesn't repeat the value, which may be a secret in the wrong place.
+    """
+
+    regex: str
+    message: str
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        result = handler(schema)
+        result.setdefault("x-kubernetes-validations", []).append(
+            {"rule": f"self.matches(r'^(?:{self.regex})$')", "message": self.message}
+        )
+        return result
+
+    def _check(self, value: str) -> str:
+        # Not `$`: Python's also matches before a newline at the end.
+        if re.fullmatch(self.regex, value) is None:
+            raise PydanticCustomError("matches", "{message}", {"message": self.message})
+        return value
+
+
+@dataclass(frozen=True)
+class Lacks:
+    """Annotates a string: ``regex`` is found nowhere in it."""
+
+    regex: str
+    message: str
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        result = handler(schema)
+        result.setdefault("x-kubernetes-validations", []).append(
+            {"rule": f"!self.matches(r'{self.regex}')", "message": self.message}
+        )
+        return result
+
+    def _check(self, value: str) -> str:
+        if re.search(self.regex, value) is not None:
+            raise PydanticCustomError("lacks", "{message}", {"message": self.message})
+        return value
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Annotates anything: these keys go into the CRD as they are, e.g. ``x-kubernetes-list-type``."""
+
+    extra: tuple[tuple[str, Any], ...]
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        result = handler(schema)
+        result.update(self.extra)
+        return result
+
+
+def _unique(value: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(value)) != len(value):
+        raise PydanticCustomError("duplicate", "an item is there twice")
+    return value
+
+
+@dataclass(frozen=True)
+class Unique:
+    """Annotates a tuple of strings: no item twice (``x-kubernetes-list-type: set``)."""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(_unique, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        result = handler(schema)
+        result["x-kubernetes-list-type"] = "set"
+        return result

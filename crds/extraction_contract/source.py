@@ -1,0 +1,166 @@
+"""DataSource: a database that jobs read, and how gently."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from extraction_contract.base import API_VERSION, Contract, Lacks, Matches, Rule, Unique
+from extraction_contract.meta import CASecretRef, Conditions, Metadata, SecretRef
+from extraction_contract.scalars import Bytes, Duration, Lasts, Quantity
+
+_FUNCTION = r"([a-z_][a-z0-9_$]*\.)?[a-z_][a-z0-9_$]*"
+
+
+class Connection(Contract):
+    """How to reach the server. The user name and the password are in the Secret of ``credentialsSecretRef``."""
+
+    host: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        Matches(r"[A-Za-z0-9_.:-]+", "must be one host name or IP address, not a URI and not a list"),
+    ]
+    """Host name or IP address. One host: all sessions must reach the server that holds the snapshot."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 5432
+    """TCP port."""
+    database: Annotated[
+        str,
+        Field(min_length=1, max_length=63),
+        Matches(r"[^=\x00-\x1f\x7f]+", "must be the plain name of a database, not a connection string"),
+        Lacks("://", "must be the plain name of a database, not a URI"),
+    ]
+    """Name of the database."""
+    ssl_mode: Literal["disable", "require", "verify-ca", "verify-full"] = "verify-full"
+    """How TLS is used, with libpq's words; ``verify-full`` checks the certificate and its host name."""
+    ca_secret_ref: CASecretRef | None = None
+    """The certificate authorities to trust; the system's where this is unset."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "caSecretRef",
+            "caSecretRef needs sslMode verify-ca or verify-full: otherwise no certificate is verified",
+            "!has(self.caSecretRef) || self.sslMode in ['verify-ca', 'verify-full']",
+            lambda self: self.ca_secret_ref is None or self.ssl_mode in {"verify-ca", "verify-full"},
+        ),
+    )
+
+
+class Limits(Contract):
+    """What all jobs together may ask of this source."""
+
+    max_connections: Annotated[int, Field(ge=3, le=1000)] = 10
+    """Connections to the server at any moment, over all jobs, clusters and laptops: one holds the snapshot, one
+    plans and publishes, the others read."""
+    bytes_per_second: Annotated[Quantity, Bytes("64Ki", "1Ti")] | None = None
+    """Bytes received per second, over the workers of a job; unset is as fast as the source can send."""
+    active_jobs: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Jobs that run at the same time; others wait."""
+    statement_timeout: Annotated[Duration, Lasts("1s", "1h")] = Duration("60s")
+    """Longest statement while planning. Reading isn't bounded by it: a slow sink would look like a slow query."""
+    lock_timeout: Annotated[Duration, Lasts("100ms", "10m")] = Duration("5s")
+    """Longest wait for the lock that keeps the table as it is."""
+    yield_to_ddl_after: Annotated[Duration, Field(alias="yieldToDDLAfter"), Lasts("1s", "1h")] = Duration("5s")
+    """The job gives way (``snapshot.onLoss``) when DDL has waited for its lock this long, because the application's
+    queries wait behind that DDL."""
+
+
+class Pool(Contract):
+    """The connections of one worker pod, or of one local process."""
+
+    size: Annotated[int, Field(ge=1, le=64)] = 2
+    """Connections, and threads that read, at most."""
+    min_idle: Annotated[int, Field(ge=0, le=64)] = 1
+    """Connections that are kept open while they wait for work."""
+    acquire_timeout: Annotated[Duration, Lasts("100ms", "10m")] = Duration("5s")
+    """Longest wait for a connection of the pool before it is tried again later."""
+    idle_timeout: Annotated[Duration, Lasts("1s", "24h")] = Duration("5m")
+    """An idle connection is closed after this time."""
+    max_lifetime: Annotated[Duration, Lasts("1s", "24h")] = Duration("10m")
+    """A connection is replaced after this time, when it is next idle."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "minIdle",
+            "minIdle must not exceed size",
+            "self.minIdle <= self.size",
+            lambda self: self.min_idle <= self.size,
+        ),
+    )
+
+
+class Policy(Contract):
+    """What jobs may do with this source."""
+
+    allow_functions: Annotated[
+        tuple[
+            Annotated[
+                str,
+                Field(min_length=1, max_length=127),
+                Matches(_FUNCTION, "must be the name of a function, lower case, with or without its schema"),
+            ],
+            ...,
+        ],
+        Field(max_length=256),
+        Unique(),
+    ] = ()
+    """Functions that ``query`` and ``where`` may call besides the built-in ones that only compute. Being read-only
+    doesn't stop a function that sends, locks or writes: name none of these."""
+    row_security: Literal["Refuse"] = "Refuse"
+    """Row-level security would hide rows silently, so a table that has it for this role is refused."""
+
+
+class DataSourceSpec(Contract):
+    """A database and the limits it is read under."""
+
+    type: Literal["PostgreSQL"]
+    """The kind of database."""
+    connection: Connection
+    """How to reach the server."""
+    credentials_secret_ref: SecretRef
+    """The Secret with the keys ``username`` and ``password``. Pods mount it; the operator never reads it."""
+    limits: Limits = Limits()
+    """What all jobs together may ask of this source."""
+    budget_group: (
+        Annotated[
+            str,
+            Field(min_length=1, max_length=253),
+            Matches(r"[A-Za-z0-9_.:/-]+", "must consist of letters, digits and _.:/-"),
+        ]
+        | None
+    ) = None
+    """Sources with the same group share one budget of connections; unset is ``HOST:PORT``."""
+    pool: Pool = Pool()
+    """The connections of one worker pod."""
+    policy: Policy = Policy()
+    """What jobs may do with this source."""
+
+
+class DataSourceStatus(Contract):
+    """What the operator found about the source."""
+
+    observed_generation: Annotated[int, Field(ge=-1)] = -1
+    """The generation of the spec that this status is about; -1 before the first look."""
+    conditions: Conditions = ()
+    """Ready, Reconciling and Stalled, as kstatus reads them."""
+    active_jobs: Annotated[int, Field(ge=0)] = 0
+    """Jobs that were admitted and haven't ended."""
+    waiting_jobs: Annotated[int, Field(ge=0)] = 0
+    """Jobs that wait for room in the budget."""
+    reserved_connections: Annotated[int, Field(ge=0)] = 0
+    """Connections that are promised to the active jobs of the budget group."""
+
+
+class DataSource(Contract):
+    """A database that jobs extract from: how to reach it, and how gently it is to be read."""
+
+    api_version: Literal["extraction-operator.io/v1alpha1"] = API_VERSION
+    kind: Literal["DataSource"] = "DataSource"
+    metadata: Metadata
+    spec: DataSourceSpec
+    """What is declared."""
+    status: DataSourceStatus = DataSourceStatus()
+    """What was found."""
+
+    @property
+    def budget_group(self) -> str:
+        """The group whose sources share one budget; ``HOST:PORT`` unless declared."""
+        return self.spec.budget_group or f"{self.spec.connection.host}:{self.spec.connection.port}"

@@ -1,0 +1,123 @@
+"""The status of an ExtractionJob. Counts, never a list that grows with the table."""
+
+from datetime import datetime
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from extraction_contract.base import Contract, Matches, Rule
+from extraction_contract.meta import Conditions
+
+Phase = Literal["Pending", "Planning", "Running", "Suspended", "Publishing", "Succeeded", "Failed", "Cancelled"]
+Count = Annotated[int, Field(ge=0)]
+Digest = Annotated[str, Field(max_length=32), Matches(r"[0-9a-f]{32}", "must be 32 hexadecimal digits")]
+
+
+class PlanStatus(Contract):
+    """The plan of the current attempt."""
+
+    digest: Digest
+    """Of all that decides which rows and bytes come out."""
+    chunks: Count
+    """Units of reading, retrying and proving."""
+    bundles: Count
+    """Indexes of the worker Job; each works several chunks."""
+    estimated_rows: Count
+    """Rows, from the statistics of the source."""
+    estimated_bytes: Count
+    """Bytes that the source will send, from its statistics."""
+    strategy: Literal["ctid", "range", "none"]
+    """How the table was split."""
+    reason: Annotated[str, Field(max_length=1024)] = ""
+    """Why it was split like that."""
+
+
+class ProgressStatus(Contract):
+    """How far the current attempt is."""
+
+    summary: Annotated[str, Field(max_length=32)] = ""
+    """Chunks that are done, of all, e.g. ``12/40``."""
+    chunks: Count = 0
+    """Chunks that are done."""
+    rows: Count = 0
+    """Rows in them."""
+    bytes: Count = 0
+    """Bytes that the source sent for them."""
+    rows_per_second: Count = 0
+    """Since the attempt began to read."""
+    completed_bundles: Annotated[str, Field(max_length=4096)] = ""
+    """Bundles that are done, as ranges, e.g. ``0-11,14``; cut where it gets long."""
+
+
+class ResultStatus(Contract):
+    """What was published."""
+
+    rows: Count
+    """Rows in all files."""
+    bytes: Count
+    """Bytes of all files."""
+    files: Count
+    """Number of files."""
+    digest: Digest
+    """Of all files' names, rows and digests: one value for the whole set."""
+    manifest: Annotated[str, Field(max_length=2048)]
+    """URI of ``_manifest.json``."""
+    seconds: Count
+    """From the attempt's begin to its end."""
+    consistency: Literal["Snapshot", "PerPartition"]
+    """What the rows are one picture of; less than declared only after ``snapshot.onLoss: Degrade``."""
+    verification: Literal["None", "Written", "Decoded", "Source"]
+    """How much was proven."""
+
+
+_ENDED = "has(oldSelf.phase) && oldSelf.phase in ['Succeeded', 'Failed', 'Cancelled']"
+_RETRIED = "oldSelf.phase == 'Failed' && self.attempt > oldSelf.attempt"
+
+
+def _stays(field: str) -> str:
+    """Return CEL for: the optional field is what it was."""
+    return f"has(self.{field}) == has(oldSelf.{field}) && (!has(self.{field}) || self.{field} == oldSelf.{field})"
+
+
+class ExtractionJobStatus(Contract):
+    """What the operator found and did."""
+
+    observed_generation: Annotated[int, Field(ge=-1)] = -1
+    """The generation of the spec that this status is about; -1 before the first look."""
+    phase: Phase | None = None
+    """One word for people; programs read the conditions. Succeeded, Failed and Cancelled are final, but for a
+    retry of what Failed."""
+    attempt: Count = 0
+    """The attempt that is under way or was the last; a retry begins the next."""
+    start_time: datetime | None = None
+    """When the job was admitted first."""
+    completion_time: datetime | None = None
+    """When it ended."""
+    conditions: Conditions = ()
+    """Ready, Reconciling and Stalled, as kstatus reads them; Succeeded and Failed for ``kubectl wait``."""
+    plan: PlanStatus | None = None
+    """The plan of the current attempt."""
+    progress: ProgressStatus | None = None
+    """How far the current attempt is."""
+    result: ResultStatus | None = None
+    """What was published."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule("attempt", "attempt never goes back", "self.attempt >= oldSelf.attempt"),
+        Rule(
+            "phase",
+            "phase is final once it is Succeeded, Failed or Cancelled; only a new attempt leaves Failed",
+            f"!({_ENDED}) || (has(self.phase) && self.phase == oldSelf.phase) || ({_RETRIED})",
+        ),
+        Rule(
+            "result",
+            "result is final once phase is",
+            f"!({_ENDED}) || ({_RETRIED}) || ({_stays('result')})",
+        ),
+        Rule(
+            "plan",
+            "plan.digest of an attempt never changes",
+            "!has(oldSelf.plan) || self.attempt > oldSelf.attempt"
+            " || (has(self.plan) && self.plan.digest == oldSelf.plan.digest)",
+        ),
+    )
