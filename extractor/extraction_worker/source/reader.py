@@ -1,0 +1,203 @@
+"""Reading a chunk: record batches from a session, watched for silence and held to a rate.
+
+statement_timeout would count the time a slow sink takes, so it can't bound a COPY. Instead a watchdog looks at how
+long a read has waited for bytes. A server may compute for an hour before its first row, so silence alone is no
+fault: the watchdog asks the server, on another connection, what our backend does, and cancels the read when the
+backend is gone, idle, or waits for a client that waits for it.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from extraction_worker.errors import ExtractionError, SourceStalled
+from extraction_worker.source.failures import translate
+from extraction_worker.source.session import ReadSession, connect
+from extraction_worker.source.settings import SourceSettings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class BackendState(StrEnum):
+    """What the server says about a backend of ours."""
+
+    WORKING = "working"
+    STUCK = "stuck"
+    UNKNOWN = "unknown"
+
+
+def ask_server(settings: SourceSettings, backend_pid: int) -> BackendState:
+    """Ask the server, on a connection of its own, what a backend does. Never raises."""
+    try:
+        with connect(settings) as connection:
+            row = connection.execute(
+                "SELECT state, wait_event FROM pg_catalog.pg_stat_activity WHERE pid = %s", [backend_pid]
+            ).fetchone()
+    except (ExtractionError, psycopg.Error):
+        return BackendState.UNKNOWN
+    if row is None or row[0] != "active" or row[1] == "ClientWrite":
+        return BackendState.STUCK
+    return BackendState.WORKING
+
+
+@dataclass
+class _Watched:
+    session: ReadSession
+    since: float
+    waiting: bool = False
+    stalled: bool = False
+    suspicions: int = 0
+
+
+@dataclass
+class Watchdog:
+    """Cancels reads that stopped. One for each process; :meth:`start` and :meth:`stop` frame its thread.
+
+    Parameters
+    ----------
+    stall_timeout
+        Seconds without a batch after which the server is asked.
+    ask
+        Returns what the server says of a backend pid.
+    """
+
+    stall_timeout: float
+    ask: Callable[[int], BackendState]
+    clock: Callable[[], float] = time.monotonic
+    _watched: dict[int, _Watched] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start looking, several times within each time-out."""
+        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread. Idempotent."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(timeout=5)
+            self._thread = None
+
+    def watch(self, session: ReadSession) -> "_Watched":
+        """Begin to watch a session's read."""
+        watched = _Watched(session, self.clock())
+        with self._lock:
+            self._watched[id(watched)] = watched
+        return watched
+
+    def forget(self, watched: "_Watched") -> None:
+        """Stop watching."""
+        with self._lock:
+            self._watched.pop(id(watched), None)
+
+    def check(self) -> None:
+        """Look once at every read; cancel the ones that the server isn't working for."""
+        with self._lock:
+            waiting = [watched for watched in self._watched.values() if watched.waiting and not watched.stalled]
+        for watched in waiting:
+            since = watched.since
+            if self.clock() - since < self.stall_timeout:
+                continue
+            state = self.ask(watched.session.backend_pid)
+            if watched.since != since or not watched.waiting:
+                continue  # bytes came while we asked
+            watched.suspicions = 0 if state is BackendState.WORKING else watched.suspicions + 1
+            # Twice in a row: a backend is briefly idle or writing between two looks.
+            if watched.suspicions >= 2:
+                watched.stalled = True
+                watched.session.cancel()
+
+    def _run(self) -> None:
+        while not self._stop.wait(min(self.stall_timeout / 4, 5.0)):
+            self.check()
+
+
+class ByteRate:
+    """A token bucket: at most ``bytes_per_second`` over any longer time, with one second's worth of burst.
+
+    Shared by the threads of a process; each takes what it received and sleeps until that is paid for.
+    """
+
+    def __init__(
+        self,
+        bytes_per_second: int | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._rate = bytes_per_second
+        self._clock = clock
+        self._sleep = sleep
+        self._lock = threading.Lock()
+        # When the bucket was, or will be, empty: one second before now is a full bucket.
+        self._paid_until = clock() - 1.0
+
+    def take(self, size: int) -> None:
+        """Account for ``size`` bytes; block while the bucket is empty."""
+        if self._rate is None:
+            return
+        with self._lock:
+            self._paid_until = max(self._paid_until, self._clock() - 1.0) + size / self._rate
+            wait = self._paid_until - self._clock()
+        if wait > 0:
+            self._sleep(wait)
+
+
+def read_batches(
+    session: ReadSession,
+    query: str,
+    *,
+    batch_bytes: int,
+    watchdog: Watchdog,
+    rate: ByteRate,
+    doing: str,
+) -> Iterator["pa.RecordBatch"]:
+    """Yield the record batches of ``query``; close the iterator to cancel.
+
+    Parameters
+    ----------
+    batch_bytes
+        About how many Arrow bytes a batch has; a batch has one row at least, however wide.
+    doing
+        What errors begin with, e.g. ``Reading chunk 12``.
+
+    Raises
+    ------
+    SourceStalled
+        The server stopped sending, and isn't working on it.
+    Transient, Terminal
+        The driver's error in our words.
+    """
+    watched = watchdog.watch(session)
+    batches = session.read(query, batch_bytes=batch_bytes)
+    try:
+        while True:
+            watched.since, watched.waiting = watchdog.clock(), True
+            try:
+                batch = next(batches, None)
+            except Exception as error:  # noqa: BLE001 - drivers raise many kinds; translate() knows them
+                if watched.stalled:
+                    raise SourceStalled(
+                        f"{doing}: nothing came for {watchdog.stall_timeout:g} s, and the server isn't working on it."
+                    ) from None
+                raise translate(error, doing) from None
+            finally:
+                watched.waiting = False
+            if batch is None:
+                return
+            rate.take(batch.nbytes)
+            yield batch
+    finally:
+        watchdog.forget(watched)
+        with suppress(Exception):
+            batches.close()  # type: ignore[attr-defined]

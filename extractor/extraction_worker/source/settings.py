@@ -1,0 +1,100 @@
+"""How to reach a source, as libpq parameters, with credentials that never enter a string of ours.
+
+The password goes to libpq through a password file that lives in memory only (``memfd``), so that it is in no
+connection string, no environment, no command line and no file system; a CA certificate travels the same way.
+The file is written anew for each connection: rotated credentials are used by the next one.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from psycopg.conninfo import make_conninfo
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """A role and its password, read at the moment of connecting."""
+
+    username: str
+    password: str = field(repr=False)
+
+
+class _MemoryFile:
+    """An anonymous file in memory that libpq opens by its path under /proc."""
+
+    def __init__(self, name: str) -> None:
+        self._descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+        os.fchmod(self._descriptor, 0o600)  # libpq ignores a password file that others could read
+        self._content = b""
+
+    @property
+    def path(self) -> str:
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+    def write(self, content: bytes) -> None:
+        """Replace the content. Nothing happens when it is the same, so that readers rarely see a change."""
+        if content != self._content:
+            os.pwrite(self._descriptor, content, 0)
+            os.ftruncate(self._descriptor, len(content))
+            self._content = content
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """Where the source is and how a session of ours behaves on it. Times are seconds.
+
+    Parameters
+    ----------
+    credentials
+        Called before each new connection; may raise an ExtractionError.
+    ca_certificate
+        PEM of the authority that signed the server's certificate; None means the system's store.
+    """
+
+    host: str
+    port: int
+    database: str
+    credentials: Callable[[], Credentials] = field(repr=False)
+    ssl_mode: str = "verify-full"
+    ca_certificate: bytes | None = field(default=None, repr=False)
+    application_name: str = "extraction"
+    connect_timeout: int = 10
+    statement_timeout: float = 60.0
+    lock_timeout: float = 5.0
+    stall_timeout: float = 60.0
+    _password_file: _MemoryFile = field(default_factory=lambda: _MemoryFile("credentials"), repr=False, compare=False)
+    _ca_file: _MemoryFile = field(default_factory=lambda: _MemoryFile("ca"), repr=False, compare=False)
+
+    def conninfo(self) -> str:
+        """Return a libpq connection string without a password in it, and refresh what it points to."""
+        credentials = self.credentials()
+        escaped = credentials.password.replace("\\", "\\\\").replace(":", "\\:")
+        self._password_file.write(f"*:*:*:*:{escaped}\n".encode())
+        tls: dict[str, str] = {}
+        if self.ca_certificate is not None:
+            self._ca_file.write(self.ca_certificate)
+            tls["sslrootcert"] = self._ca_file.path
+        elif self.ssl_mode in ("verify-ca", "verify-full"):
+            # libpq allows the system's store with full verification only.
+            tls["sslrootcert"] = "system"
+        return make_conninfo(
+            host=self.host,
+            port=self.port,
+            dbname=self.database,
+            user=credentials.username,
+            passfile=self._password_file.path,
+            sslmode=self.ssl_mode,
+            **tls,
+            application_name=self.application_name[:63],
+            connect_timeout=self.connect_timeout,
+            client_encoding="UTF8",
+            # A peer that is gone without a word is noticed after about a minute.
+            keepalives_idle=30,
+            keepalives_interval=10,
+            keepalives_count=3,
+            tcp_user_timeout=60_000,
+        )

@@ -1,0 +1,233 @@
+"""The *work* stage: one chunk from the source's snapshot to durable, invisible parts and a result."""
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event, Lock
+
+import xxhash
+
+from extraction_worker.errors import ExtractionError, Interrupted, InvalidQuery, RowTooLarge
+from extraction_worker.model import Chunk, ChunkResult, Plan, Verification
+from extraction_worker.report.progress import Progress
+from extraction_worker.sink.abc import Sink
+from extraction_worker.source.pool import SourcePool
+from extraction_worker.source.reader import ByteRate, Watchdog, read_batches
+from extraction_worker.source.render import aggregate_sql, select_sql
+from extraction_worker.source.session import ReadSession
+from extraction_worker.source.types import target_schema
+from extraction_worker.source.width import WideRow, find_wide_row, guard_width
+from extraction_worker.stream.admission import Admission, MemoryPlan
+from extraction_worker.stream.convert import BatchConverter
+from extraction_worker.stream.parts import PartWriter
+from extraction_worker.verify.columns import merge_evidence
+from extraction_worker.verify.server import ServerProof
+
+_WIDE_BATCH_BYTES = 1
+
+
+class _TooWide(Exception):
+    """The guard found a row over the limit of this reading."""
+
+    def __init__(self, row: WideRow) -> None:
+        super().__init__()
+        self.row = row
+
+
+@dataclass
+class ChunkWorker:
+    """Extracts chunks of one plan; shared by the threads of a process.
+
+    Parameters
+    ----------
+    worker
+        Who we are: the pod's uid, or the local process; part of every part's name.
+    spool_folder
+        Where ``Decoded`` spools; None is the system's temporary folder.
+    """
+
+    plan: Plan
+    sink: Sink
+    pool: SourcePool
+    memory: MemoryPlan
+    worker: str
+    watchdog: Watchdog
+    rate: ByteRate
+    progress: Progress
+    spool_folder: Path | None = None
+    stopped: Event = field(default_factory=Event)
+
+    def __post_init__(self) -> None:
+        self._digest = self.plan.plan_digest()
+        self._schema = target_schema(self.plan.columns)
+        self._admission = Admission(self.memory.threads)
+        self._reading: set[ReadSession] = set()
+        self._lock = Lock()
+
+    @property
+    def plan_digest(self) -> str:
+        """Digest of the plan that is worked."""
+        return self._digest
+
+    def stop(self) -> None:
+        """Stop every read now, and each one that would begin. From any thread."""
+        self.stopped.set()
+        with self._lock:
+            reading = list(self._reading)
+        for session in reading:
+            session.cancel()
+
+    def extract(self, chunk: Chunk) -> ChunkResult:
+        """Read a chunk, write its parts, prove what the plan wants proven of it.
+
+        A chunk with a row wider than a batch may be is read again alone, row by row.
+
+        Raises
+        ------
+        RowTooLarge
+            A row needs more memory than the process may use.
+        Interrupted
+            :meth:`stop` was called.
+        Transient, Terminal
+            From the source, the sink or the proof; nothing of the chunk is left in the sink's staging.
+        """
+        try:
+            with self._admission.ordinary():
+                return self._extract(chunk, self.memory.ordinary_row_bytes, self.memory.batch_bytes, wide=False)
+        except _TooWide as found:
+            self._refuse_beyond_memory(chunk, found.row)
+        try:
+            with self._admission.wide():
+                return self._extract(chunk, self.memory.wide_row_bytes, _WIDE_BATCH_BYTES, wide=True)
+        except _TooWide as found:
+            self._refuse_beyond_memory(chunk, found.row)
+            raise
+
+    def _refuse_beyond_memory(self, chunk: Chunk, row: WideRow) -> None:
+        limit = self.memory.wide_row_bytes
+        if row.bytes > limit:
+            factor = max(1, (self.memory.limit) // limit)
+            raise RowTooLarge(
+                f"Chunk {chunk.index}: the row at {row.place} has {row.bytes:,} bytes; with "
+                f"{self.memory.limit:,} bytes of memory the widest that can be read has {limit:,}.",
+                hint=f"Give the process about {row.bytes * factor:,} bytes, or leave the wide column out.",
+            )
+
+    def _extract(self, chunk: Chunk, row_limit: int, batch_bytes: int, *, wide: bool) -> ChunkResult:
+        started = time.monotonic()
+        plan = self.plan
+        guarded = guard_width(plan, row_limit)
+        level = plan.verification
+        proof = ServerProof(plan.columns) if level is Verification.SOURCE and self._is_sampled(chunk) else None
+        converter = BatchConverter(plan.columns, plan.on_unrepresentable)
+        writer = PartWriter(
+            self.sink,
+            plan,
+            self._digest,
+            chunk,
+            self.worker,
+            self._schema,
+            wide=wide,
+            decoded=level in (Verification.DECODED, Verification.SOURCE),
+            spool_folder=self.spool_folder,
+        )
+        rows = size = 0
+        doing = f"Reading chunk {chunk.index} of {plan.relation}"
+        try:
+            with self.pool.session() as session:
+                self._enter(session)
+                try:
+                    session.begin(plan)
+                    batches = read_batches(
+                        session,
+                        select_sql(guarded, chunk),
+                        batch_bytes=batch_bytes,
+                        watchdog=self.watchdog,
+                        rate=self.rate,
+                        doing=doing,
+                    )
+                    with closing(batches):
+                        for batch in batches:
+                            self._refuse_stopped()
+                            rows += batch.num_rows
+                            size += batch.nbytes
+                            self.progress.read(batch.num_rows, batch.nbytes)
+                            converted = converter.convert(batch)
+                            if proof is not None:
+                                proof.update(converted)
+                            writer.write(converted)
+                    # A cancelled session may end its stream without an error.
+                    self._refuse_stopped()
+                    session.check_storage(plan)
+                    if proof is not None:
+                        found = session.row(aggregate_sql(plan, chunk, proof.select_list()))
+                        proof.compare(found, chunk=chunk.index)
+                    session.end()
+                finally:
+                    self._leave(session)
+            parts, columns = writer.finish()
+        except BaseException as error:
+            writer.abort()
+            self.progress.read(-rows, -size)
+            raise self._explain(error, doing) from (error if not isinstance(error, ExtractionError) else None)
+        if proof is not None:
+            columns = merge_evidence(columns, proof.evidence())
+        return ChunkResult(
+            plan_digest=self._digest,
+            worker=self.worker,
+            chunk=chunk.index,
+            rows=rows,
+            source_bytes=size,
+            parts=parts,
+            columns=columns,
+            verified=level,
+            seconds=time.monotonic() - started,
+        )
+
+    def empty_part(self) -> ChunkResult:
+        """Return a result of chunk 0 with one part that has a schema and no row, for a result that is empty."""
+        chunk = self.plan.chunks[0]
+        writer = PartWriter(
+            self.sink, self.plan, self._digest, chunk, f"{self.worker}/empty", self._schema, wide=False, decoded=False
+        )
+        try:
+            parts = writer.write_empty()
+        except BaseException:
+            writer.abort()
+            raise
+        return ChunkResult(
+            plan_digest=self._digest,
+            worker=self.worker,
+            chunk=chunk.index,
+            rows=0,
+            source_bytes=0,
+            parts=parts,
+            verified=self.plan.verification,
+            seconds=0.0,
+        )
+
+    def _is_sampled(self, chunk: Chunk) -> bool:
+        """Whether the server proves this chunk: a choice seeded by the plan, the same in every pod."""
+        draw = xxhash.xxh3_64_intdigest(f"{self._digest}/{chunk.index}".encode()) / 2**64
+        return draw < self.plan.proof_sample
+
+    def _explain(self, error: BaseException, doing: str) -> BaseException:
+        if self.stopped.is_set() and not isinstance(error, KeyboardInterrupt):
+            return Interrupted(f"{doing}: stopped.")
+        if isinstance(error, InvalidQuery) and (row := find_wide_row(str(error))):
+            return _TooWide(row)
+        return error
+
+    def _refuse_stopped(self) -> None:
+        if self.stopped.is_set():
+            raise Interrupted("Stopped.")
+
+    def _enter(self, session: ReadSession) -> None:
+        with self._lock:
+            self._reading.add(session)
+        self._refuse_stopped()
+
+    def _leave(self, session: ReadSession) -> None:
+        with self._lock:
+            self._reading.discard(session)

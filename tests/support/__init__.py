@@ -1,0 +1,1 @@
+"""Values and helpers that several tests share."""
