@@ -1,0 +1,97 @@
+"""Validation errors of pydantic → problems with a field path and a message for people."""
+
+import difflib
+import re
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from extraction_contract.base import RULES_BROKEN, Contract
+from extraction_contract.documents import join_path
+from extraction_contract.problems import Origin, Problem
+
+_CREDENTIAL = re.compile("user|pass|pwd|secret|token|credential|access_?key", re.IGNORECASE)
+_MESSAGES = {
+    "missing": "is required",
+    "string_type": "must be text; put it in quotes if it looks like a number or a yes",
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "bool_type": "must be true or false",
+    "model_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+    "json_invalid": "contains text that isn't valid Unicode",
+}
+
+
+def explain(error: ValidationError, model: type[Contract], origin: Origin) -> list[Problem]:
+    """Return what is wrong, field by field."""
+    problems = []
+    for details in error.errors(include_url=False, include_input=False):
+        path = ""
+        for step in details["loc"]:
+            path = path if step == "[key]" else join_path(path, step)
+        if details["type"] == RULES_BROKEN:
+            for name, message in details["ctx"]["broken"]:
+                problems.append(Problem(origin, f"{path}.{name}" if name else path, message))
+        elif details["type"] == "extra_forbidden":
+            problems.append(Problem(origin, path, _unknown_field(details, model)))
+        else:
+            template = _MESSAGES.get(details["type"])
+            message = template.format(**details.get("ctx", {})) if template else details["msg"]
+            problems.append(Problem(origin, path, message))
+    return problems
+
+
+def nearest(word: str, words: list[str]) -> str | None:
+    """Return the one of ``words`` that was probably meant."""
+    lowered = {known.lower(): known for known in words}
+    close = difflib.get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.7)
+    return lowered[close[0]] if close else None
+
+
+def _unknown_field(details: ErrorDetails, model: type[Contract]) -> str:
+    *parents, name = details["loc"]
+    holder = _model_at(model, parents)
+    known = [field.alias or own for own, field in holder.model_fields.items()] if holder else []
+    meant = nearest(str(name), known)
+    if meant is not None:
+        return f"unknown field; did you mean {meant}?"
+    if _CREDENTIAL.search(str(name)):
+        return "credentials don't belong here: put them into a Secret and name it in credentialsSecretRef"
+    return f"unknown field; there are {', '.join(known)}" if known else "unknown field"
+
+
+def _model_at(model: type[Contract], path: list[int | str]) -> type[Contract] | None:
+    """Return the model that a path of aliases and indexes leads to."""
+    current: Any = model
+    for step in path:
+        current = _plain(current)
+        if isinstance(current, type) and issubclass(current, Contract):
+            by_alias = {field.alias or name: field.annotation for name, field in current.model_fields.items()}
+            current = by_alias.get(str(step))
+        elif get_origin(current) is tuple:
+            current = get_args(current)[0]
+        else:
+            return None
+    current = _plain(current)
+    return current if isinstance(current, type) and issubclass(current, Contract) else None
+
+
+def _plain(annotation: Any) -> Any:
+    """Take off ``| None`` and ``Annotated``."""
+    while (origin := get_origin(annotation)) is not None and origin is not tuple:
+        if origin in {Union, UnionType} or hasattr(annotation, "__metadata__"):
+            annotation = get_args(annotation)[0]
+        else:
+            break
+    return annotation
