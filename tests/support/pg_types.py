@@ -96,8 +96,10 @@ class TypesDatabase:
     def extract_table(
         self, table: str, on_unrepresentable: OnUnrepresentable = "Fail", **how: int
     ) -> tuple[pa.Table, BatchConverter]:
-        """Plan and read a table."""
-        return self.extract(table, plan_columns(self.columns(table), on_unrepresentable), on_unrepresentable, **how)
+        """Plan and read a table, with the plan going through JSON."""
+        plans = plan_columns(self.columns(table), on_unrepresentable)
+        read_back = [ColumnPlan.from_json(plan.to_json()) for plan in plans]
+        return self.extract(table, read_back, on_unrepresentable, **how)
 
     def close(self) -> None:
         """Close both connections."""

@@ -113,6 +113,11 @@ def element_type(pg_type: PgType) -> PgType | None:
     return pg_type.element.model_copy(update={"typmod": pg_type.typmod})
 
 
+def is_char(pg_type: PgType) -> bool:
+    """Return whether it is ``"char"``, one byte: before PostgreSQL 16 its text may not be UTF-8."""
+    return (pg_type.namespace, pg_type.name) == ("pg_catalog", "char")
+
+
 def rule(pg_type: PgType) -> Rule:
     """Return how the values of a scalar type travel; of any array as one text."""
     pg_type = base_type(pg_type)

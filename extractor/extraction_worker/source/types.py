@@ -32,6 +32,7 @@ from extraction_worker.source.type_rules import (
     Rule,
     base_type,
     element_type,
+    is_char,
     rule,
 )
 
@@ -161,8 +162,8 @@ def _expression(name: str, pg_type: PgType, conversion: Conversion) -> str:
     base = base_type(pg_type)
     element = element_type(base)
     if conversion is Conversion.TEXT:
-        if _is_char(base):
-            # Before PostgreSQL 16 the text of a byte above 127 was that byte, which isn't UTF-8.
+        if is_char(base):
+            # As PostgreSQL 16 and later print a byte above 127; before, it was that byte.
             return (
                 f"CASE WHEN {name}::pg_catalog.int4 < 0 THEN pg_catalog.encode(pg_catalog.charsend({name}), 'escape')"
                 f" ELSE {name}::pg_catalog.text END"
@@ -173,10 +174,6 @@ def _expression(name: str, pg_type: PgType, conversion: Conversion) -> str:
         casts = rule(base if element is None else element).casts
         suffix = "" if element is None else "[]"
     return name + "".join(f"::pg_catalog.{cast}{suffix}" for cast in casts)
-
-
-def _is_char(pg_type: PgType) -> bool:
-    return (pg_type.namespace, pg_type.name) == ("pg_catalog", "char")
 
 
 def _arrow(pg_type: PgType, conversion: Conversion, *, target: bool) -> pa.DataType:

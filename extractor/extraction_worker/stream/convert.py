@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from extraction_worker.errors import SchemaDrift, Unrepresentable
 from extraction_worker.model import ColumnPlan
+from extraction_worker.source.type_rules import base_type, element_type, is_char
 from extraction_worker.source.types import (
     Conversion,
     OnUnrepresentable,
@@ -70,6 +71,7 @@ class BatchConverter:
         guards = iter(range(len(self._columns), len(self._transport)))
         self._guards = [next(guards) if column.guard else None for column in self._columns]
         self._conversions = [_CONVERSIONS.get(Conversion(column.conversion)) for column in self._columns]
+        self._maybe_not_utf8 = [_has_char_elements(column) for column in self._columns]
         self._checked: pa.Schema | None = None
         self._replaced: Counter[tuple[str, str]] = Counter()
 
@@ -92,7 +94,7 @@ class BatchConverter:
             The batch has other columns or types than planned, a NULL in a column that is NOT NULL, or a number that
             its ``numeric(p,s)`` doesn't allow.
         Unrepresentable
-            Under ``Fail``, a value that its target type can't hold.
+            Under ``Fail``, a value that its target type can't hold. Under all, text that isn't UTF-8.
         """
         self._check_schema(batch.schema)
         arrays = []
@@ -108,6 +110,8 @@ class BatchConverter:
             if guard is not None and (bad := batch.column(guard).true_count):
                 self._unrepresentable(column, {_BAD_SHAPE: bad})
                 array = _without(array, batch.column(guard))
+            if self._maybe_not_utf8[index]:
+                _check_utf8(column, array)
             conversion = self._conversions[index]
             if conversion is not None:
                 array = self._apply(conversion, column, array, self._target.field(index).type)
@@ -245,3 +249,18 @@ def _without(array: pa.ListArray, bad: pa.BooleanArray) -> pa.ListArray:
     """Put NULL in place of the arrays that are bad; their elements go, too."""
     rows = pa.array(np.arange(len(array)))
     return array.take(pc.if_else(pc.fill_null(bad, False), pa.scalar(None, pa.int64()), rows))
+
+
+def _has_char_elements(column: ColumnPlan) -> bool:
+    element = element_type(base_type(column.type))
+    return element is not None and is_char(base_type(element))
+
+
+def _check_utf8(column: ColumnPlan, array: pa.Array) -> None:
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid:
+        raise Unrepresentable(
+            f'Column {column.name!r} holds a "char" above 127, which is no text before PostgreSQL 16.',
+            hint="Leave the column out.",
+        ) from None
