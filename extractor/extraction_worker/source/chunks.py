@@ -265,10 +265,10 @@ class _Pages:
                 wanted += 1
                 if (first or 0) < bound < last_page:
                     reached = (start_bytes + slope * (bound - start)) / total
-                    ranges.append((CtidRead.model_construct(first_page=first, end_page=bound), reached - covered))
+                    ranges.append((CtidRead(first_page=first, end_page=bound), reached - covered))
                     first, covered = bound, reached
             start, start_bytes, slope = pages, end_bytes, slope - density
-        ranges.append((CtidRead.model_construct(first_page=first, end_page=None), 1.0 - covered))
+        ranges.append((CtidRead(first_page=first, end_page=None), 1.0 - covered))
         return ranges
 
 
@@ -374,10 +374,13 @@ def _chunks(request: ChunkRequest, reads: "list[tuple[Read, float]]") -> tuple[C
     for index, (read, share) in enumerate(reads):
         reached = min(1.0, reached + share) if index + 1 < len(reads) else 1.0
         upto_rows, upto_bytes = round(rows * reached), round(size * reached)
-        # Validation of values that were made here would take longer than all the rest.
-        chunk = Chunk.model_construct(
-            index=index, read=read, estimated_rows=upto_rows - before_rows, estimated_bytes=upto_bytes - before_bytes
+        chunks.append(
+            Chunk(
+                index=index,
+                read=read,
+                estimated_rows=upto_rows - before_rows,
+                estimated_bytes=upto_bytes - before_bytes,
+            )
         )
-        chunks.append(chunk)
         before_rows, before_bytes = upto_rows, upto_bytes
     return tuple(chunks)

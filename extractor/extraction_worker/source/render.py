@@ -9,6 +9,7 @@ were made. The user's SQL is wrapped, never rewritten; the line feeds close a tr
 from psycopg import sql
 
 from extraction_worker.model import Chunk, CtidRead, Plan, RangeRead, Read
+from extraction_worker.source.types import select_list
 
 
 def identifier(*names: str) -> str:
@@ -26,32 +27,13 @@ def literal(value: str, type_name: str = "") -> str:
 
 
 def select_sql(plan: Plan, chunk: Chunk) -> str:
-    """Return the SELECT that reads a chunk: the plan's columns in order, quoted."""
-    columns = ", ".join(f"{column.expression} AS {identifier(column.name)}" for column in plan.columns)
-    return f"SELECT {columns}{_from_where(plan, chunk)}"
+    """Return the SELECT that reads a chunk: the plan's columns in order, then their guards."""
+    return f"SELECT {select_list(plan.columns)}{_from_where(plan, chunk)}"
 
 
 def aggregate_sql(plan: Plan, chunk: Chunk, aggregates: str) -> str:
     """Return a SELECT of aggregates over exactly the rows that :func:`select_sql` reads."""
     return f"SELECT {aggregates}{_from_where(plan, chunk)}"
-
-
-def lock_sql(locks: tuple[str, ...]) -> str | None:
-    """Return the LOCK TABLE of every session, or None when there is nothing that can be locked so.
-
-    The statement takes no snapshot, so that it may (and, in the session that exports, must) come before it.
-    Without ONLY it locks descendants and the tables under views, too.
-    """
-    return f"LOCK TABLE {', '.join(locks)} IN ACCESS SHARE MODE" if locks else None
-
-
-def hold_sql(from_sql: str) -> str:
-    """Return a statement that locks everything behind FROM by planning, not running, a SELECT.
-
-    For what LOCK TABLE refuses: materialised views, foreign tables, tables of which the role may read only some
-    columns. It takes the snapshot first and the lock after, so :func:`catalog.moved` must be asked afterwards.
-    """
-    return f"EXPLAIN (COSTS OFF) SELECT FROM {from_sql}"
 
 
 def predicate(read: Read) -> str:
