@@ -18,17 +18,23 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 from extraction_worker.errors import SinkRefused
 from extraction_worker.model import Manifest, Part
 from extraction_worker.sink import tree
 from extraction_worker.sink.abc import MANIFEST_NAME, StagedPart
 from extraction_worker.sink.digests import BLOCK, Digester, FileDigest, corrupted, require_equal
-from extraction_worker.sink.paths import STAGING, RelativePath
-from extraction_worker.sink.published import already_published, as_published, lost_race, parse_manifest, require_ours
+from extraction_worker.sink.paths import STAGING, RelativePath, nonce
+from extraction_worker.sink.published import (
+    IfExists,
+    already_published,
+    as_published,
+    lost_race,
+    parse_manifest,
+    require_ours,
+)
 
-IfExists = Literal["Fail", "Replace"]
 BUFFER: Final = 512 << 10
 """Smaller writes are gathered up to this many bytes: a system call and two digests for each would cost more."""
 _TAKEN: Final = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
@@ -155,7 +161,7 @@ class FolderSink:
                 raise already_published(self._where, current)
             require_ours(self._occupants(), current, self._where)
             self._require_one_file_system()
-            name = f"probe-{tree.nonce()}"
+            name = f"probe-{nonce()}"
             try:
                 with self._run(name, create=True) as folder:
                     self._probe_rename(folder)
@@ -208,7 +214,7 @@ class FolderSink:
     def put_state(self, name: str, data: bytes) -> None:
         """Write a small staging document atomically."""
         path = RelativePath.parse(name, field="document", error=SinkRefused)
-        temporary = f"{tree.nonce()}.tmp"
+        temporary = f"{nonce()}.tmp"
         with (
             tree.sink_errors(f"Writing {name}"),
             self._run("tmp", create=True) as start,
@@ -275,7 +281,7 @@ class FolderSink:
         if current and current.run_id == manifest.run_id:
             return current
         manifest = as_published(manifest)
-        name = f"set-{tree.nonce()}"
+        name = f"set-{nonce()}"
         with tree.sink_errors(f"Publishing {self._where}"), self._run(create=True) as run:
             self._assemble(run, name, manifest)
             with tree.opened(self._root, self._path.parent, create=True) as parent:
@@ -348,7 +354,7 @@ class FolderSink:
         with contextlib.suppress(FileNotFoundError), self._run(*below) as folder:
             for entry in tree.names(folder):
                 # A publisher that is still alive must find its set whole or not at all.
-                doomed = f"gone-{tree.nonce()}"
+                doomed = f"gone-{nonce()}"
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(entry, doomed, src_dir_fd=folder, dst_dir_fd=folder)
                     tree.remove_tree(folder, doomed)

@@ -1,6 +1,7 @@
 """Names that users and plans give, made safe: one relative path below a root, and nothing else."""
 
 import unicodedata
+import uuid
 from dataclasses import dataclass
 from typing import Self
 
@@ -78,3 +79,8 @@ class RelativePath:
 
     def __str__(self) -> str:
         return "/".join(self.segments)
+
+
+def nonce() -> str:
+    """Return 12 digits that nobody else draws."""
+    return uuid.uuid4().hex[:12]

@@ -1,12 +1,15 @@
 """What both sinks must know of a published set: whether it is ours, and what belongs to it."""
 
 from collections.abc import Iterable
+from typing import Literal
 
 from pydantic import ValidationError
 
 from extraction_worker.errors import SinkExists
 from extraction_worker.model import MANIFEST_VERSION, Manifest
 from extraction_worker.sink.abc import MANIFEST_NAME
+
+IfExists = Literal["Fail", "Replace"]
 
 
 def parse_manifest(data: bytes, where: str) -> Manifest:

@@ -11,7 +11,6 @@ import fcntl
 import os
 import stat
 import time
-import uuid
 from collections.abc import Iterator
 from typing import Final
 
@@ -188,8 +187,3 @@ def locked(folder: int) -> Iterator[None]:
         yield
     finally:
         fcntl.flock(folder, fcntl.LOCK_UN)
-
-
-def nonce() -> str:
-    """Return 12 digits that nobody else draws."""
-    return uuid.uuid4().hex[:12]
