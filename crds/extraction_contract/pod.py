@@ -11,6 +11,7 @@ from extraction_contract.base import Contract, Matches, Schema
 from extraction_contract.meta import SecretRef
 from extraction_contract.scalars import ObjectName
 
+_QUALIFIED = r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 _AMOUNT = r"[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?"
 
 
@@ -35,8 +36,25 @@ class _Amount:
         return value
 
 
+class _QualifiedKeys:
+    """Annotates a mapping: its keys are names with or without a domain, e.g. ``example.com/team``."""
+
+    message = "must have keys that are names with or without a domain, e.g. team or example.com/team"
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        rule = {"rule": f"self.all(key, key.matches(r'^{_QUALIFIED}$'))", "message": self.message}
+        return handler(schema) | {"x-kubernetes-validations": [rule]}
+
+    def _check(self, value: dict[str, Any]) -> dict[str, Any]:
+        if not all(re.fullmatch(_QUALIFIED, key) for key in value):
+            raise PydanticCustomError("keys", "{message}", {"message": self.message})
+        return value
+
+
 Amount = Annotated[int | str, _Amount()]
-LabelKey = Annotated[str, Field(min_length=1, max_length=317)]
 LabelValue = Annotated[
     str,
     Field(max_length=63),
@@ -45,9 +63,9 @@ LabelValue = Annotated[
         "must be the value of a label: letters, digits and ._-, at both ends a letter or digit",
     ),
 ]
-Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64)]
-Annotations = Annotated[dict[LabelKey, Annotated[str, Field(max_length=4096)]], Field(max_length=64)]
-Resources = Annotated[dict[Annotated[str, Field(min_length=1, max_length=253)], Amount], Field(max_length=16)]
+Labels = Annotated[dict[str, LabelValue], Field(max_length=64), _QualifiedKeys()]
+Annotations = Annotated[dict[str, Annotated[str, Field(max_length=4096)]], Field(max_length=64), _QualifiedKeys()]
+Resources = Annotated[dict[str, Amount], Field(max_length=16), _QualifiedKeys()]
 
 
 class ResourceRequirements(Contract):

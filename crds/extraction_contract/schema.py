@@ -11,7 +11,7 @@ from pydantic_core.core_schema import NullableSchema
 from extraction_contract.base import Contract, Rule
 from extraction_contract.scalars import Duration, Quantity
 
-_DROPPED = {"title", "additionalProperties", "$defs"}
+_DROPPED = {"title", "additionalProperties", "$defs", "const"}
 
 
 class _Generator(GenerateJsonSchema):
@@ -21,6 +21,8 @@ class _Generator(GenerateJsonSchema):
         return self.generate_inner(schema["schema"])
 
     def encode_default(self, dft: Any) -> Any:
+        if isinstance(dft, Contract):
+            return _without_empty(dft.model_dump(mode="json", by_alias=True))
         return dft.text if isinstance(dft, Quantity | Duration) else super().encode_default(dft)
 
 
@@ -100,11 +102,15 @@ def _inline(node: JsonSchemaValue, definitions: JsonSchemaValue, models: dict[st
             if name in documents:
                 inlined["description"] = documents[name]
             result["properties"][name] = inlined
+    if "const" in node:
+        result["enum"] = [node["const"]]
     if "items" in node:
         result["items"] = _inline(node["items"], definitions, models)
-    if isinstance(node.get("additionalProperties"), dict):
+    if isinstance(node.get("additionalProperties"), dict) and "x-kubernetes-preserve-unknown-fields" not in node:
         result["additionalProperties"] = _inline(node["additionalProperties"], definitions, models)
-    return _ordered(_with_default(result))
+    if result.get("default") in (None, [], {}):
+        result.pop("default", None)
+    return _ordered(result)
 
 
 def immutability_of(model: type[Contract]) -> list[dict[str, str]]:
@@ -113,14 +119,15 @@ def immutability_of(model: type[Contract]) -> list[dict[str, str]]:
     return [] if mutable is None else immutability(model, mutable)
 
 
-def _with_default(node: JsonSchemaValue) -> JsonSchemaValue:
-    """Leave out defaults that say nothing; the default of an object is empty, its fields bring their own."""
-    default = node.get("default")
+def _without_empty(default: Any) -> Any:
+    """Leave out what is unset or empty.
+
+    The rest is written in full: the API server judges a default by the rules before it fills in the defaults within.
+    """
     if isinstance(default, dict):
-        node["default"] = {}
-    elif default is None or default == []:
-        node.pop("default", None)
-    return node
+        kept = {key: _without_empty(value) for key, value in default.items()}
+        return {key: value for key, value in kept.items() if value not in (None, [], {})}
+    return default
 
 
 def _ordered(node: JsonSchemaValue) -> JsonSchemaValue:
