@@ -1,5 +1,6 @@
 """Where the files of a job go, and what they are."""
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -8,6 +9,7 @@ from extraction_contract.base import Contract, Matches, Rule
 from extraction_contract.meta import CASecretRef, SecretRef
 from extraction_contract.scalars import Bytes, ObjectName, Quantity, SinkPath
 
+_ENDPOINT = r"https?://[A-Za-z0-9_.-]+(:[0-9]{1,5})?/?"
 _COMPRESSIONS = {
     "Parquet": ("zstd", "lz4", "snappy", "gzip", "none"),
     "Arrow": ("zstd", "lz4", "none"),
@@ -50,17 +52,7 @@ class S3Sink(Contract):
     """Name of the bucket; it must be there."""
     prefix: SinkPath | None = None
     """The files' keys are this prefix, a slash and the file's name; unset is ``NAMESPACE/JOB``."""
-    endpoint: (
-        Annotated[
-            str,
-            Field(min_length=8, max_length=512),
-            Matches(
-                r"https?://[A-Za-z0-9_.-]+(:[0-9]{1,5})?/?",
-                "must be a URL with a scheme, a host and perhaps a port, e.g. https://minio.storage:9000",
-            ),
-        ]
-        | None
-    ) = None
+    endpoint: Annotated[str, Field(min_length=8, max_length=512)] | None = None
     """URL of the store; unset is Amazon's of the region."""
     region: (
         Annotated[
@@ -78,6 +70,13 @@ class S3Sink(Contract):
     """Put the bucket in the URL's path instead of its host name; many stores other than Amazon's need it."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
+        # A rule of the whole: the API server repeats the value in the error of a field, and here it may hold a secret.
+        Rule(
+            "endpoint",
+            "endpoint must be a URL of a scheme, a host and perhaps a port, e.g. https://minio.storage:9000",
+            f"!has(self.endpoint) || self.endpoint.matches(r'^{_ENDPOINT}$')",
+            lambda self: self.endpoint is None or re.fullmatch(_ENDPOINT, self.endpoint) is not None,
+        ),
         Rule(
             "caSecretRef",
             "caSecretRef needs an endpoint of https: otherwise no certificate is verified",

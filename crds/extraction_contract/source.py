@@ -1,40 +1,48 @@
 """DataSource: a database that jobs read, and how gently."""
 
+import re
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from extraction_contract.base import API_VERSION, Contract, Lacks, Matches, Rule, Unique
+from extraction_contract.base import API_VERSION, Contract, Matches, Rule, Unique
 from extraction_contract.meta import CASecretRef, Conditions, Metadata, SecretRef
 from extraction_contract.scalars import Bytes, Duration, Lasts, Quantity
 
+_HOST = r"[A-Za-z0-9_.:-]+"
+_DATABASE = r"[^=\x00-\x1f\x7f]+"
 _FUNCTION = r"([a-z_][a-z0-9_$]*\.)?[a-z_][a-z0-9_$]*"
 
 
 class Connection(Contract):
     """How to reach the server. The user name and the password are in the Secret of ``credentialsSecretRef``."""
 
-    host: Annotated[
-        str,
-        Field(min_length=1, max_length=253),
-        Matches(r"[A-Za-z0-9_.:-]+", "must be one host name or IP address, not a URI and not a list"),
-    ]
+    host: Annotated[str, Field(min_length=1, max_length=253)]
     """Host name or IP address. One host: all sessions must reach the server that holds the snapshot."""
     port: Annotated[int, Field(ge=1, le=65535)] = 5432
     """TCP port."""
-    database: Annotated[
-        str,
-        Field(min_length=1, max_length=63),
-        Matches(r"[^=\x00-\x1f\x7f]+", "must be the plain name of a database, not a connection string"),
-        Lacks("://", "must be the plain name of a database, not a URI"),
-    ]
+    database: Annotated[str, Field(min_length=1, max_length=63)]
     """Name of the database."""
     ssl_mode: Literal["disable", "require", "verify-ca", "verify-full"] = "verify-full"
     """How TLS is used, with libpq's words; ``verify-full`` checks the certificate and its host name."""
     ca_secret_ref: CASecretRef | None = None
     """The certificate authorities to trust; the system's where this is unset."""
 
+    # The first two are rules of the whole, because the API server repeats the value in the error of a field: here it
+    # may hold a password.
     RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "host",
+            "host must be one host name or IP address, not a URI and not a list",
+            f"self.host.matches(r'^{_HOST}$')",
+            lambda self: re.fullmatch(_HOST, self.host) is not None,
+        ),
+        Rule(
+            "database",
+            "database must be the plain name of a database, not a URI and not a connection string",
+            f"self.database.matches(r'^{_DATABASE}$') && !self.database.contains('://')",
+            lambda self: re.fullmatch(_DATABASE, self.database) is not None and "://" not in self.database,
+        ),
         Rule(
             "caSecretRef",
             "caSecretRef needs sslMode verify-ca or verify-full: otherwise no certificate is verified",
