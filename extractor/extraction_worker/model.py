@@ -132,7 +132,7 @@ class ColumnPlan(Value):
     arrow: str
     """The target Arrow type for people, e.g. ``decimal128(12, 2)``."""
     guard: str | None = None
-    """SQL of a hidden boolean column that is true where the value can't travel; None where the client sees it alone.
+    """SQL of a hidden boolean column, true where the source has NULL; None where no other value arrives as NULL.
 
     :func:`source.types.select_list` renders it behind all columns; the batch converter checks and drops it.
     """
@@ -244,6 +244,8 @@ class Plan(Value):
     """Quoted names of every table that each session locks in ACCESS SHARE mode."""
     leaves: tuple[Leaf, ...]
     """Pinned storage of what is read; compared again under ``PerPartition``."""
+    query_hash: str | None = None
+    """xxh3-128 of the user's query or predicate as it was written."""
     from_sql: str
     """What stands behind FROM: the quoted relation, or the wrapped query with its alias."""
     where_sql: str | None = None
@@ -321,6 +323,15 @@ class ColumnDigest(Value):
     """What the server computed and we matched, e.g. ``{"count": …, "sum": …, "hash": …}``."""
 
 
+class Replaced(Value):
+    """How many values of one kind became NULL in a column, under ``onUnrepresentable: Null``."""
+
+    column: str
+    kind: str
+    """E.g. ``infinity``; never a value that only one row has."""
+    count: int
+
+
 class ChunkResult(Value):
     """What a worker promises about one chunk, written to staging after its parts are durable there."""
 
@@ -335,6 +346,7 @@ class ChunkResult(Value):
     parts: tuple[Part, ...]
     columns: tuple[ColumnDigest, ...] = ()
     """Empty under verification None and Written."""
+    replaced: tuple[Replaced, ...] = ()
     verified: Verification
     seconds: float
 
@@ -347,6 +359,7 @@ class ManifestChunk(Value):
     parts: tuple[str, ...]
     columns: tuple[ColumnDigest, ...] = ()
     source_proven: bool = False
+    """Whether the server computed the same sums over this chunk under the same snapshot."""
 
 
 class ManifestColumn(Value):
@@ -380,6 +393,8 @@ class Manifest(Value):
     verification: Verification
     proof_sample: float = 1.0
     columns: tuple[ManifestColumn, ...]
+    replaced: tuple[Replaced, ...] = ()
+    """What became NULL, over all chunks."""
     rows: int
     bytes: int
     digest: str

@@ -113,9 +113,14 @@ def element_type(pg_type: PgType) -> PgType | None:
     return pg_type.element.model_copy(update={"typmod": pg_type.typmod})
 
 
-def is_char(pg_type: PgType) -> bool:
-    """Return whether it is ``"char"``, one byte: before PostgreSQL 16 its text may not be UTF-8."""
-    return (pg_type.namespace, pg_type.name) == ("pg_catalog", "char")
+def may_not_be_utf8(pg_type: PgType) -> bool:
+    """Return whether the text of a type may hold other bytes than UTF-8: ``"char"``, alone or in an array.
+
+    Before PostgreSQL 15 a byte above 127 was printed as that byte, since then as a backslash and octal digits.
+    """
+    base = base_type(pg_type)
+    leaf = base_type(element_type(base) or base)
+    return (leaf.namespace, leaf.name) == ("pg_catalog", "char")
 
 
 def rule(pg_type: PgType) -> Rule:

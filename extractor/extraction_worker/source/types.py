@@ -13,8 +13,9 @@ happens to them is ``onUnrepresentable``:
 - ``String``: every column of a type that has such values becomes text as PostgreSQL prints it, whatever rows it
   holds: dates, timestamps, times, ``numeric(p,s)`` and all arrays.
 
-The client sees them in the values themselves, all but the shape of arrays: ADBC flattens those, so that the server
-tells it by a hidden boolean column (``ColumnPlan.guard``) behind the others.
+The client sees them in the values themselves, all but the shape of arrays, which ADBC flattens or fails on. The
+server sends NULL for such an array, and a hidden boolean column (``ColumnPlan.guard``) behind the others tells which
+NULLs are the source's own.
 """
 
 from collections import Counter
@@ -32,7 +33,6 @@ from extraction_worker.source.type_rules import (
     Rule,
     base_type,
     element_type,
-    is_char,
     rule,
 )
 
@@ -83,15 +83,16 @@ def plan_column(column: Column, on_unrepresentable: OnUnrepresentable) -> Column
     conversion = _conversion(column, on_unrepresentable)
     array = element_type(base_type(column.type)) is not None and conversion is not Conversion.TEXT
     name = sql.Identifier(column.name).as_string()
+    expression = _expression(name, column.type, conversion)
     nulled = on_unrepresentable == "Null" and (array or conversion in UNREPRESENTABLE)
     return ColumnPlan(
         name=column.name,
         type=column.type,
         nullable=column.nullable or nulled,
-        expression=_expression(name, column.type, conversion),
+        expression=_shape_checked(name, expression) if array else expression,
         conversion=conversion,
         arrow=str(_arrow(column.type, conversion, target=True)),
-        guard=f"pg_catalog.array_ndims({name}) > 1 OR pg_catalog.array_lower({name}, 1) <> 1" if array else None,
+        guard=f"{name} IS NULL" if array else None,
     )
 
 
@@ -162,18 +163,17 @@ def _expression(name: str, pg_type: PgType, conversion: Conversion) -> str:
     base = base_type(pg_type)
     element = element_type(base)
     if conversion is Conversion.TEXT:
-        if is_char(base):
-            # As PostgreSQL 16 and later print a byte above 127; before, it was that byte.
-            return (
-                f"CASE WHEN {name}::pg_catalog.int4 < 0 THEN pg_catalog.encode(pg_catalog.charsend({name}), 'escape')"
-                f" ELSE {name}::pg_catalog.text END"
-            )
         casts = ("text",) if element is not None or rule(base).conversion is not conversion else rule(base).casts
         suffix = ""
     else:
         casts = rule(base if element is None else element).casts
         suffix = "" if element is None else "[]"
     return name + "".join(f"::pg_catalog.{cast}{suffix}" for cast in casts)
+
+
+def _shape_checked(name: str, expression: str) -> str:
+    shape = f"pg_catalog.array_ndims({name}) > 1 OR pg_catalog.array_lower({name}, 1) <> 1"
+    return f"CASE WHEN {shape} THEN NULL ELSE {expression} END"
 
 
 def _arrow(pg_type: PgType, conversion: Conversion, *, target: bool) -> pa.DataType:

@@ -8,13 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from extraction_worker.errors import SchemaDrift, Unrepresentable
 from extraction_worker.model import ColumnPlan
-from extraction_worker.source.type_rules import base_type, element_type, is_char
+from extraction_worker.source.type_rules import may_not_be_utf8
 from extraction_worker.source.types import (
     Conversion,
     OnUnrepresentable,
@@ -71,7 +70,7 @@ class BatchConverter:
         guards = iter(range(len(self._columns), len(self._transport)))
         self._guards = [next(guards) if column.guard else None for column in self._columns]
         self._conversions = [_CONVERSIONS.get(Conversion(column.conversion)) for column in self._columns]
-        self._maybe_not_utf8 = [_has_char_elements(column) for column in self._columns]
+        self._maybe_not_utf8 = [may_not_be_utf8(column.type) for column in self._columns]
         self._checked: pa.Schema | None = None
         self._replaced: Counter[tuple[str, str]] = Counter()
 
@@ -100,16 +99,15 @@ class BatchConverter:
         arrays = []
         for index, column in enumerate(self._columns):
             array = batch.column(index)
-            # Counted before anything is replaced: replacing under Null makes the column nullable.
-            if array.null_count and not column.nullable:
+            guard = self._guards[index]
+            nulls = array.null_count if guard is None else batch.column(guard).true_count
+            if nulls and not column.nullable:
                 raise SchemaDrift(
                     f"Column {column.name!r} was NOT NULL when it was planned, and holds NULL now.",
                     hint="Run the job again.",
                 )
-            guard = self._guards[index]
-            if guard is not None and (bad := batch.column(guard).true_count):
-                self._unrepresentable(column, {_BAD_SHAPE: bad})
-                array = _without(array, batch.column(guard))
+            if array.null_count > nulls:
+                self._unrepresentable(column, {_BAD_SHAPE: array.null_count - nulls})
             if self._maybe_not_utf8[index]:
                 _check_utf8(column, array)
             conversion = self._conversions[index]
@@ -245,22 +243,11 @@ def _elements(conversion: _Convert, array: pa.ListArray, target: pa.DataType) ->
     return pa.ListArray.from_arrays(offsets, converted, type=target, mask=mask), found
 
 
-def _without(array: pa.ListArray, bad: pa.BooleanArray) -> pa.ListArray:
-    """Put NULL in place of the arrays that are bad; their elements go, too."""
-    rows = pa.array(np.arange(len(array)))
-    return array.take(pc.if_else(pc.fill_null(bad, False), pa.scalar(None, pa.int64()), rows))
-
-
-def _has_char_elements(column: ColumnPlan) -> bool:
-    element = element_type(base_type(column.type))
-    return element is not None and is_char(base_type(element))
-
-
 def _check_utf8(column: ColumnPlan, array: pa.Array) -> None:
     try:
         array.validate(full=True)
     except pa.ArrowInvalid:
         raise Unrepresentable(
-            f'Column {column.name!r} holds a "char" above 127, which is no text before PostgreSQL 16.',
+            f'Column {column.name!r} holds a "char" above 127, which has no text before PostgreSQL 15.',
             hint="Leave the column out.",
         ) from None
