@@ -1,14 +1,12 @@
 """Object metadata, references and conditions: what every kind has in common."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue
 
 from extraction_contract.base import Contract, Matches, Schema
 from extraction_contract.scalars import LABEL, ObjectName
-
-_NOT_OURS = {"managedFields", "ownerReferences", "selfLink", "generateName"}
 
 
 class Metadata(Contract):
@@ -30,11 +28,11 @@ class Metadata(Contract):
     deletion_timestamp: datetime | None = None
     deletion_grace_period_seconds: int | None = None
     finalizers: tuple[str, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out(cls, value: Any) -> Any:
-        return {key: item for key, item in value.items() if key not in _NOT_OURS} if isinstance(value, dict) else value
+    # Taken and never read. (A validator that drops them would turn JSON into Python objects, where types are strict.)
+    generate_name: JsonValue = Field(default=None, repr=False)
+    managed_fields: JsonValue = Field(default=None, repr=False)
+    owner_references: JsonValue = Field(default=None, repr=False)
+    self_link: JsonValue = Field(default=None, repr=False)
 
 
 class SecretRef(Contract):

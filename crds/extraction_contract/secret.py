@@ -2,9 +2,9 @@
 
 import base64
 import binascii
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr
 
 from extraction_contract.base import Contract
 from extraction_contract.scalars import ObjectName
@@ -13,13 +13,10 @@ from extraction_contract.scalars import ObjectName
 class SecretMetadata(Contract):
     """Name and namespace. Annotations are dropped: kubectl keeps a copy of the whole Secret in one of them."""
 
+    model_config = ConfigDict(extra="ignore")
+
     name: ObjectName
     namespace: Annotated[str, Field(min_length=1, max_length=63)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _leave_out(cls, value: Any) -> Any:
-        return {key: value[key] for key in ("name", "namespace") if key in value} if isinstance(value, dict) else value
 
 
 class Secret(Contract):
