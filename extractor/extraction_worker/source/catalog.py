@@ -45,7 +45,6 @@ class ServerFacts:
     version: int
     """``server_version_num``."""
     encoding: str
-    block_size: int
 
 
 @dataclass(frozen=True)
@@ -81,6 +80,11 @@ class Relation:
         return sum(leaf.pages for leaf in self.leaves)
 
     @property
+    def largest(self) -> int:
+        """OID of the largest leaf, whose statistics stand for all; of a view, its own."""
+        return max(self.leaves, key=lambda leaf: leaf.pages).oid if self.leaves else self.oid
+
+    @property
     def inherits(self) -> bool:
         """Whether plain inheritance is at work: children then may allow NULLs and lack indexes that the parent has."""
         return self.kind is RelationKind.TABLE and len(self.leaves) > 1
@@ -94,11 +98,8 @@ def server_facts(connection: Connection) -> ServerFacts:
     UnsupportedSource
         The database's encoding is SQL_ASCII: nobody knows what its bytes mean.
     """
-    row = connection.execute(
-        "SELECT pg_catalog.current_setting('server_version_num')::int, pg_catalog.current_setting('server_encoding'), "
-        "pg_catalog.current_setting('block_size')::int"
-    ).fetchone()
-    facts = ServerFacts(*row) if row else ServerFacts(0, "", 8192)
+    row = connection.execute("SELECT pg_catalog.current_setting('server_encoding')").fetchone()
+    facts = ServerFacts(connection.info.server_version, str(row[0]) if row else "")
     if facts.encoding == "SQL_ASCII":
         raise UnsupportedSource(
             "The database's encoding is SQL_ASCII: the server doesn't know what its texts mean.",

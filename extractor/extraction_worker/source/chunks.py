@@ -24,6 +24,8 @@ from extraction_worker.errors import InvalidPartitioning
 from extraction_worker.model import Chunk, Consistency, CtidRead, Leaf, RangeRead, Read, RelationKind, WholeRead
 
 MIB = 1 << 20
+BLOCK_BYTES = 8192
+"""PostgreSQL's default; another block size only skews estimates."""
 DEFAULT_TARGET_BYTES = 64 * MIB
 TID_RANGE_VERSION = 140000
 """Before PostgreSQL 14 a range of ctid is a scan of the whole table."""
@@ -95,32 +97,39 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class SplitOptions:
+    """What the user declared, and what is known of the query, about splitting."""
+
+    strategy: Strategy = "Auto"
+    column: str | None = None
+    target_bytes: int = DEFAULT_TARGET_BYTES
+    target_file_bytes: int | None = None
+    """Before compression; a chunk is made large enough to fill a file."""
+    parallelism: int = 1
+    """Threads that read at the same time, over all pods."""
+    consistency: Consistency = Consistency.SNAPSHOT
+    unchunkable: str = ""
+    """Why chunks would change the result, e.g. ``the query has a LIMIT``; empty when they wouldn't."""
+
+
+@dataclass(frozen=True)
 class ChunkRequest:
     """Everything that decides how a relation or query is split."""
 
+    options: SplitOptions
     relation_kind: RelationKind | None
     """None for a query."""
     leaves: tuple[Leaf, ...]
     server_version: int
     estimate: Estimate
-    strategy: Strategy = "Auto"
     key: KeyFacts | None = None
     """The declared column."""
     default_key: KeyFacts | None = None
     """A single-column primary key, or unique and NOT NULL, of a type that can be split."""
     sample: KeySample | None = None
     """Of the key that :func:`choose` names; None when nothing cheap could be learned."""
-    target_bytes: int = DEFAULT_TARGET_BYTES
-    target_file_bytes: int | None = None
-    parallelism: int = 1
-    """Threads that read at the same time, over all pods."""
-    consistency: Consistency = Consistency.SNAPSHOT
-    chunkable: bool = True
-    unchunkable_reason: str = ""
-    """Why chunks would change the result, e.g. ``the query has a LIMIT``."""
     ctid_readable: bool = True
     """False when the role has privileges on columns only: ctid isn't one of them."""
-    block_size: int = 8192
 
 
 @dataclass(frozen=True)
@@ -170,12 +179,12 @@ def choose(request: ChunkRequest) -> Choice:
     InvalidPartitioning
         The declared strategy can't be followed without changing what it means.
     """
-    if not request.chunkable:
-        return Choice("none", f"one chunk, because {request.unchunkable_reason}")
-    if request.strategy == "None":
+    if request.options.unchunkable:
+        return Choice("none", f"one chunk, because {request.options.unchunkable}")
+    if request.options.strategy == "None":
         return Choice("none", "one chunk, as declared")
     no_ctid = _no_ctid(request)
-    if request.strategy == "Ctid":
+    if request.options.strategy == "Ctid":
         if no_ctid:
             raise InvalidPartitioning(
                 f"partitioning.strategy: Ctid can't be used here: {no_ctid}.",
@@ -183,7 +192,7 @@ def choose(request: ChunkRequest) -> Choice:
             )
         return _by_pages(request, "ranges of heap pages, as declared")
     key = request.key or request.default_key
-    if request.strategy == "Range":
+    if request.options.strategy == "Range":
         if key is None:
             raise InvalidPartitioning(
                 "partitioning.strategy: Range needs a column, and there is no primary key or unique NOT NULL index "
@@ -192,7 +201,7 @@ def choose(request: ChunkRequest) -> Choice:
             )
         return _by_key(request, key, no_ctid)
     # Between two chunks of PerPartition an UPDATE may move a row to another page, but seldom changes its key.
-    stable = request.consistency is Consistency.PER_PARTITION and key is not None and key.indexed
+    stable = request.options.consistency is Consistency.PER_PARTITION and key is not None and key.indexed
     if no_ctid is None and not stable:
         return _by_pages(request, "ranges of heap pages")
     if key is None:
@@ -201,7 +210,7 @@ def choose(request: ChunkRequest) -> Choice:
 
 
 def _by_pages(request: ChunkRequest, reason: str, warnings: tuple[str, ...] = ()) -> Choice:
-    if request.consistency is Consistency.PER_PARTITION:
+    if request.options.consistency is Consistency.PER_PARTITION:
         moved = "Under PerPartition, a row that is updated meanwhile may change its page and be missed or read twice."
         warnings = (*warnings, moved)
     return Choice("ctid", reason, warnings=warnings)
@@ -238,7 +247,7 @@ class _Pages:
         return cls(
             tuple(
                 sorted(
-                    (leaf.pages, request.block_size * (1 + toast * leaf.toast_pages / leaf.pages))
+                    (leaf.pages, BLOCK_BYTES * (1 + toast * leaf.toast_pages / leaf.pages))
                     for leaf in request.leaves
                     if leaf.pages
                 )
@@ -274,15 +283,15 @@ class _Pages:
 
 def _chunk_count(request: ChunkRequest, pages: _Pages) -> int:
     """Return into how many chunks the bytes should go."""
-    target, output = request.target_bytes, max(1, request.estimate.bytes)
+    target, output = request.options.target_bytes, max(1, request.estimate.bytes)
     read = pages.bytes or output
     ratio = output / read
     size = min(max(target, target / TINY_OUTPUT / ratio), float(target * MAX_GROWTH))
-    if request.parallelism > 1:
-        size = min(size, max(MIN_BALANCED_BYTES, read / (request.parallelism * CHUNKS_PER_THREAD)))
-    if request.target_file_bytes:
-        limit = max(target * MAX_GROWTH, request.target_file_bytes)
-        size = max(size, min(request.target_file_bytes / ratio, limit))
+    if request.options.parallelism > 1:
+        size = min(size, max(MIN_BALANCED_BYTES, read / (request.options.parallelism * CHUNKS_PER_THREAD)))
+    if request.options.target_file_bytes:
+        limit = max(target * MAX_GROWTH, request.options.target_file_bytes)
+        size = max(size, min(request.options.target_file_bytes / ratio, limit))
     size = max(size, len(request.leaves) * BYTES_PER_LEAF, read / MAX_CHUNKS)
     return max(1, math.ceil(read / size))
 
