@@ -4,29 +4,42 @@
 schema, :func:`to_wire` converts batches to it. Verification compares digests of wire batches on both sides.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO, Protocol, TypeAlias
 
 import pyarrow as pa
 
-from extraction_worker.errors import InvalidManifest
+from extraction_worker.errors import InvalidManifest, SchemaDrift, VerificationFailed
 from extraction_worker.model import Format
 from extraction_worker.sink.abc import PartStream
+from extraction_worker.sink.arrowfile import ArrowEncoder, arrow_rows, decode_arrow
+from extraction_worker.sink.compressed import EXTENSIONS
+from extraction_worker.sink.csvfile import CsvEncoder, decode_csv
 from extraction_worker.sink.gate import Gate
+from extraction_worker.sink.jsonlines import JsonLinesEncoder, decode_json_lines
 from extraction_worker.sink.parquet import ParquetEncoder, decode_parquet, parquet_rows
+from extraction_worker.sink.wire import brief, to_wire, wire_schema
+
+__all__ = [
+    "EncodedFooter", "Encoder", "Source", "check_format", "decode", "extension", "footer_rows", "open_encoder",
+    "to_wire", "wire_schema",
+]  # fmt: skip
 
 ROW_GROUP_BYTES = 32 << 20
-"""Arrow bytes of a group of rows, which an encoder holds in memory."""
+"""Arrow bytes of a row group of Parquet, which its encoder holds in memory."""
 
-Source = Path | IO[bytes] | pa.Buffer | pa.NativeFile
-"""What can be decoded: a file's path, an open file, or bytes in memory."""
+Source: TypeAlias = Path | IO[bytes]
+"""What can be decoded: a file's path, or a seekable file, which stays open."""
 
-_COMPRESSIONS: dict[str, tuple[str, ...]] = {
+_COMPRESSIONS = {
     "Parquet": ("zstd", "lz4", "snappy", "gzip", "none"),
+    "Arrow": ("zstd", "lz4", "none"),
+    "CSV": ("zstd", "gzip", "none"),
+    "JSONL": ("zstd", "gzip", "none"),
 }
-_EXTENSIONS = {"Parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -79,32 +92,36 @@ def check_format(format: Format) -> None:  # noqa: A002 - the field's name in th
 
 def extension(format: Format) -> str:  # noqa: A002
     """Return the file name's extension, e.g. ``parquet``, ``csv.gz``, ``jsonl.zst``."""
-    return _EXTENSIONS[format.type]
+    if format.type in {"CSV", "JSONL"}:
+        return format.type.lower() + EXTENSIONS[format.compression]
+    return format.type.lower()
 
 
-def wire_schema(schema: pa.Schema, format: Format) -> pa.Schema:  # noqa: A002, ARG001
-    """Return the schema that the format holds of ``schema``."""
-    return schema
+class _Inner(Protocol):
+    """An encoder of one format. Called by :class:`_GatedEncoder` alone, which opens the gate for the call."""
 
-
-def to_wire(batch: pa.RecordBatch, format: Format) -> pa.RecordBatch:  # noqa: A002, ARG001
-    """Return ``batch`` in the schema that the format holds."""
-    return batch
+    def write(self, batch: pa.RecordBatch) -> None: ...
+    def tell(self) -> int: ...
+    def finish(self) -> None: ...
+    def abort(self) -> None: ...
 
 
 class _GatedEncoder:
-    """An encoder of one format behind its gate."""
+    """The :class:`Encoder` around that of a format: the gate, the check of the schema, the count of rows."""
 
-    def __init__(self, inner: ParquetEncoder, gate: Gate, schema: pa.Schema) -> None:
-        self._inner = inner
+    def __init__(self, open_inner: Callable[[Gate], _Inner], gate: Gate, schema: pa.Schema) -> None:
         self._gate = gate
         self._schema = schema
+        self._rows = 0
+        with gate.passing():
+            self._inner = open_inner(gate)
 
     def write(self, batch: pa.RecordBatch) -> None:
         with self._gate.passing():
             if not batch.schema.equals(self._schema):
-                raise ValueError(f"The batch has the schema {batch.schema}, not {self._schema}.")
+                raise SchemaDrift(f"A batch has the schema {brief(batch.schema)}, not {brief(self._schema)}.")
             self._inner.write(batch)
+        self._rows += batch.num_rows
 
     def tell(self) -> int:
         return self._inner.tell()
@@ -113,7 +130,7 @@ class _GatedEncoder:
         with self._gate.passing():
             self._inner.finish()
         self._gate.shut()
-        return EncodedFooter(self._inner.rows, self._gate.tell())
+        return EncodedFooter(self._rows, self._gate.tell())
 
     def abort(self) -> None:
         self._gate.shut()
@@ -128,20 +145,23 @@ def open_encoder(
     wide: bool = False,
     row_group_bytes: int = ROW_GROUP_BYTES,
 ) -> Encoder:
-    """Return an encoder of wire batches into ``stream``.
+    """Return an encoder of wire batches into ``stream``; may write a header to it at once.
+
+    The same rows give the same bytes, however they are batched.
 
     Parameters
     ----------
     format
-        Type and compression; checked by :func:`check_format`.
+        Type and compression.
     schema
         The wire schema, from :func:`wire_schema`.
     stream
         Takes the bytes; its owner closes it after :meth:`Encoder.finish`, or aborts it.
     wide
-        Rows of many megabytes: no statistics and small pages, which takes half of the memory.
+        Rows of megabytes: Parquet's pages are cut after each value, without minima and maxima of strings, which takes
+        half of the memory.
     row_group_bytes
-        Arrow bytes that the encoder collects before it writes them.
+        Arrow bytes of a row group of Parquet, which are held in memory.
 
     Raises
     ------
@@ -149,24 +169,88 @@ def open_encoder(
         The format doesn't have this compression.
     """
     check_format(format)
-    gate = Gate(stream)
-    inner = ParquetEncoder(schema, gate, format.compression, wide=wide, group_bytes=row_group_bytes)
-    return _GatedEncoder(inner, gate, schema)
+
+    def open_inner(gate: Gate) -> _Inner:
+        match format.type:
+            case "Parquet":
+                return ParquetEncoder(schema, gate, format.compression, wide=wide, group_bytes=row_group_bytes)
+            case "Arrow":
+                return ArrowEncoder(schema, gate, format.compression)
+            case "CSV":
+                return CsvEncoder(schema, gate, format.compression)
+            case "JSONL":
+                return JsonLinesEncoder(schema, gate, format.compression)
+
+    return _GatedEncoder(open_inner, Gate(stream), schema)
 
 
-def decode(format: Format, source: Source, schema: pa.Schema) -> Iterator[pa.RecordBatch]:  # noqa: A002, ARG001
-    """Yield what was encoded, as batches of the wire schema, with bounded memory."""
-    yield from decode_parquet(_open(source))
+def decode(format: Format, source: Source, schema: pa.Schema) -> Iterator[pa.RecordBatch]:  # noqa: A002
+    """Yield what was encoded, as batches of exactly the wire schema, a row group or a block in memory.
+
+    Parameters
+    ----------
+    format
+        As it was encoded.
+    source
+        A seekable file at its start.
+    schema
+        The wire schema, from :func:`wire_schema`.
+
+    Raises
+    ------
+    VerificationFailed
+        The file is damaged, ends early, or has another schema.
+    """
+    with _reading(format, source) as file:
+        match format.type:
+            case "Parquet":
+                yield from decode_parquet(file, schema)
+            case "Arrow":
+                yield from decode_arrow(file, schema)
+            case "CSV":
+                yield from decode_csv(file, schema, format.compression)
+            case "JSONL":
+                yield from decode_json_lines(file, schema, format.compression)
 
 
-def footer_rows(format: Format, source: Source) -> int:  # noqa: A002, ARG001
-    """Return the number of rows as the file itself says."""
-    return parquet_rows(_open(source))
+def footer_rows(format: Format, source: Source) -> int | None:  # noqa: A002
+    """Return the number of rows as the file's own footer says; None for CSV and JSON lines, which have none.
+
+    Raises
+    ------
+    VerificationFailed
+        The file has no whole footer.
+    """
+    with _reading(format, source) as file:
+        match format.type:
+            case "Parquet":
+                return parquet_rows(file)
+            case "Arrow":
+                return arrow_rows(file)
+            case _:
+                return None
 
 
-def _open(source: Source) -> pa.NativeFile:
-    if isinstance(source, pa.NativeFile):
-        return source
-    if isinstance(source, pa.Buffer):
-        return pa.BufferReader(source)
-    return pa.OSFile(str(source)) if isinstance(source, Path) else pa.PythonFile(source, "r")
+class _Borrowed:
+    """A file for pyarrow that it doesn't close: its streams close what they read from, even in destructors."""
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def close(self) -> None:
+        pass
+
+    def readable(self) -> bool:
+        return True
+
+
+@contextmanager
+def _reading(format: Format, source: Source) -> Iterator[pa.NativeFile]:  # noqa: A002
+    """Open the source for pyarrow, and name what is wrong with it: messages of pyarrow speak of bytes, not of rows."""
+    try:
+        with pa.OSFile(str(source)) if isinstance(source, Path) else pa.PythonFile(_Borrowed(source), "r") as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise VerificationFailed(f"The file can't be read as {format.type}: {' '.join(str(error).split())}.") from error

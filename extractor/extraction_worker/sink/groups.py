@@ -35,13 +35,19 @@ def payload_bits(array: pa.Array) -> int:
         return 32 * length + payload_bits(array.values.slice(first, last - first))
     if pa.types.is_struct(kind):
         return sum(payload_bits(child) for child in array.flatten())
-    width: int = kind.bit_width
-    return width * length
+    return int(kind.bit_width) * length
 
 
 def batch_bits(batch: pa.RecordBatch) -> int:
     """Return the sum of :func:`payload_bits` over the columns."""
     return sum(payload_bits(column) for column in batch.columns)
+
+
+def slices(batch: pa.RecordBatch, max_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Yield ``batch`` in slices of about ``max_bytes`` and at least one row."""
+    rows = max(batch.num_rows * max_bytes * 8 // max(batch_bits(batch), 1), 1)
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
 
 
 class Groups:
@@ -81,7 +87,7 @@ class Groups:
 
     def _rows_to_fill(self, batch: pa.RecordBatch) -> int:
         """Return how many rows of ``batch`` the open group takes: all, or up to the row that fills it."""
-        most = min(batch.num_rows, self._max_rows - self._rows)
+        most: int = min(batch.num_rows, self._max_rows - self._rows)
         free = self._max_bits - self._bits
         if batch_bits(batch.slice(0, most)) < free:
             return most
