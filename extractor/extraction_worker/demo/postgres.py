@@ -136,13 +136,16 @@ class PostgresServer:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
-            ready = (self.data / "postmaster.pid").is_file() and "ready" in (
-                self.data / "postmaster.pid"
-            ).read_text().splitlines()[-1]
-            if ready:
+            if self._is_ready():
                 return
             time.sleep(0.05)
         raise RuntimeError(f"PostgreSQL did not start: {self.log.read_text(errors='replace')[-2000:]}")
+
+    def _is_ready(self) -> bool:
+        """Whether the server says so in its pid file, which it writes piece by piece."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.data / "postmaster.pid").read_text().rstrip().endswith("ready")
+        return False
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """Stop the server: SIGINT is a fast shutdown, SIGQUIT a crash."""

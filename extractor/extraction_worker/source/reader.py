@@ -8,7 +8,7 @@ backend is gone, idle, or waits for a client that waits for it.
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -161,7 +161,7 @@ def read_batches(
     watchdog: Watchdog,
     rate: ByteRate,
     doing: str,
-) -> Iterator["pa.RecordBatch"]:
+) -> Generator["pa.RecordBatch"]:
     """Yield the record batches of ``query``; close the iterator to cancel.
 
     Parameters
@@ -200,4 +200,4 @@ def read_batches(
     finally:
         watchdog.forget(watched)
         with suppress(Exception):
-            batches.close()  # type: ignore[attr-defined]
+            batches.close()

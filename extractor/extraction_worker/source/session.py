@@ -6,7 +6,7 @@ plan's locks and compares the whole identity before it reads a row.
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
@@ -91,8 +91,8 @@ def planning_transaction(
     connection: psycopg.Connection[tuple[Any, ...]], settings: SourceSettings, snapshot_id: str | None = None
 ) -> Iterator[None]:
     """Run a block in one read-only transaction under the session contract; always rolled back."""
-    begin(connection, settings, snapshot_id=snapshot_id)
     try:
+        begin(connection, settings, snapshot_id=snapshot_id)
         yield
     finally:
         # A broken connection has no transaction to end.
@@ -181,7 +181,7 @@ class ReadSession:
         """End the transaction."""
         self._execute("ROLLBACK")
 
-    def read(self, query: str, *, batch_bytes: int) -> Iterator["pa.RecordBatch"]:
+    def read(self, query: str, *, batch_bytes: int) -> Generator["pa.RecordBatch"]:
         """Yield the rows of ``query`` as record batches of about ``batch_bytes`` Arrow bytes, one row at least.
 
         The statement is cancelled when the iterator is closed early: closing alone would drain the rest.

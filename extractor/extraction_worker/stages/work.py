@@ -9,7 +9,7 @@ from threading import Event, Lock
 import xxhash
 
 from extraction_worker.errors import ExtractionError, Interrupted, InvalidQuery, RowTooLarge
-from extraction_worker.model import Chunk, ChunkResult, Plan, Verification
+from extraction_worker.model import Chunk, ChunkResult, Plan, Replaced, Verification
 from extraction_worker.report.progress import Progress
 from extraction_worker.sink.abc import Sink
 from extraction_worker.source.pool import SourcePool
@@ -167,7 +167,7 @@ class ChunkWorker:
                 finally:
                     self._leave(session)
             parts, columns = writer.finish()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised again, in our words
             writer.abort()
             self.progress.read(-rows, -size)
             raise self._explain(error, doing) from (error if not isinstance(error, ExtractionError) else None)
@@ -181,6 +181,7 @@ class ChunkWorker:
             source_bytes=size,
             parts=parts,
             columns=columns,
+            replaced=tuple(Replaced(column=r.column, kind=r.kind, count=r.count) for r in converter.replaced),
             verified=level,
             seconds=time.monotonic() - started,
         )

@@ -63,7 +63,7 @@ def run_chunks(
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(Transient),
             stop=tenacity.stop_after_attempt(RETRIES + 1) | tenacity.stop_when_event_set(stopped),
-            wait=tenacity.wait_exponential_jitter(initial=first_wait, max=30, jitter=first_wait),
+            wait=tenacity.wait_exponential_jitter(multiplier=first_wait, max=30, jitter=first_wait),
             sleep=tenacity.sleep_using_event(stopped),
             before_sleep=before_sleep,
             reraise=True,

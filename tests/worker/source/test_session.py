@@ -24,20 +24,8 @@ from extraction_worker.source import session as session_module
 from extraction_worker.source.contract import contract_settings
 from extraction_worker.source.session import ReadSession, begin, connect, planning_transaction, read_identity
 from extraction_worker.source.settings import Credentials, SourceSettings
+from support.databases import settings_of
 from support.plans import make_plan
-
-
-def settings_of(database, /, user: str | None = None, password: str | None = None, **changes) -> SourceSettings:
-    server = database.server
-    credentials = Credentials(user or server.user, password or server.password)
-    fields = {
-        "host": server.host,
-        "port": server.port,
-        "database": database.name,
-        "credentials": lambda: credentials,
-        "ssl_mode": "disable",
-    }
-    return SourceSettings(**(fields | changes))
 
 
 @pytest.fixture

@@ -1,0 +1,46 @@
+# Everything sets itself up: a virtual environment in .venv, from PyPI, with versions held by constraints.txt.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+EXTRAS := extractor,demo,dev
+
+.PHONY: help demo test check fix generate bench clean
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(READY)  ## Extract a million rows from an embedded PostgreSQL and query the files
+	$(BIN)/extraction demo
+
+test: $(READY)  ## Run the tests, with branch coverage
+	$(BIN)/coverage erase
+	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+
+check: $(READY)  ## Lint, types, import rules, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m extraction_contract.crd --check
+
+fix: $(READY)  ## Format, and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+generate: $(READY)  ## Write the generated files
+	$(BIN)/python -m extraction_contract.crd
+
+bench: $(READY)  ## Compare with peers
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[extractor,demo,dev,bench]'
+	$(BIN)/python -m bench.compare
+
+clean:  ## Remove what was built
+	rm -rf build dist $(VENV)
+
+-include e2e/e2e.mk

@@ -1,0 +1,290 @@
+"""The *plan* stage: what a job reads, what to lock for it, and how it is split; nothing is scanned.
+
+It happens in two steps because the lock must come before the snapshot: :func:`lock_target` finds what to lock, the
+lease locks and exports (:mod:`extraction_worker.source.lease`), then :func:`make_plan` looks again, under the lock
+and the snapshot.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from importlib.metadata import version
+from typing import get_args
+
+import psycopg
+import xxhash
+
+from extraction_contract.models import DataSource, ExtractionJob
+from extraction_worker.model import (
+    Column,
+    Consistency,
+    Format,
+    Plan,
+    SnapshotIdentity,
+    Verification,
+)
+from extraction_worker.sink.formats import check_format
+from extraction_worker.source.catalog import (
+    Connection,
+    Relation,
+    ServerFacts,
+    describe_query,
+    list_columns,
+    resolve_relation,
+    server_facts,
+)
+from extraction_worker.source.chunks import (
+    ChunkRequest,
+    Estimate,
+    KeyFacts,
+    Strategy,
+    choose,
+    plan_chunks,
+    wanted_chunks,
+)
+from extraction_worker.source.estimate import estimate_query, estimate_relation
+from extraction_worker.source.failures import translate
+from extraction_worker.source.functions import check_functions
+from extraction_worker.source.keys import default_key, key_facts, query_key
+from extraction_worker.source.lease import LockTarget
+from extraction_worker.source.query import CheckedPredicate, CheckedQuery, check_predicate, check_query
+from extraction_worker.source.references import Name
+from extraction_worker.source.render import identifier
+from extraction_worker.source.sample import read_sample
+from extraction_worker.source.types import plan_columns
+from extraction_worker.source.views import check_views
+
+_SYSTEM_SCHEMAS = frozenset({"", "pg_catalog", "information_schema"})
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a job reads, its SQL checked: a table with a predicate perhaps, or a query."""
+
+    table: str | None
+    query: CheckedQuery | None
+    predicate: CheckedPredicate | None
+    allow_functions: tuple[str, ...]
+
+    @property
+    def others(self) -> tuple[Name, ...]:
+        """Relations that the user's own SQL names, besides the table; system catalogs can't be locked."""
+        names: set[Name] = set()
+        for checked in (self.query, self.predicate):
+            if checked is not None:
+                names |= checked.references.relations
+        return tuple(sorted(name for name in names if name.schema not in _SYSTEM_SCHEMAS))
+
+
+def read_job(job: ExtractionJob, source: DataSource, planned_at: datetime) -> Reading:
+    """Check the SQL of a job, as far as it can be without a server.
+
+    Parameters
+    ----------
+    planned_at
+        What ``now()`` and its kin mean in it.
+
+    Raises
+    ------
+    InvalidQuery
+        The query or the predicate isn't one that only reads.
+    """
+    spec = job.spec
+    return Reading(
+        table=spec.table,
+        query=check_query(spec.query, planned_at=planned_at) if spec.query is not None else None,
+        predicate=check_predicate(spec.where, planned_at=planned_at) if spec.where is not None else None,
+        allow_functions=source.spec.policy.allow_functions,
+    )
+
+
+def lock_target(connection: Connection, reading: Reading) -> LockTarget:
+    """Return what a session must lock before it reads.
+
+    Raises
+    ------
+    NotFound, PermissionDenied, RowSecurity, InvalidManifest, UnsupportedSource
+        A relation can't be read as it must be.
+    """
+    relations = _relations(connection, reading)
+    return LockTarget(
+        lockable=tuple(dict.fromkeys(name for relation in relations for name in relation.lockable)),
+        readable=tuple(dict.fromkeys(name for relation in relations for name in relation.readable)),
+        oids=tuple(sorted({oid for relation in relations for oid in relation.oids})),
+        stored=tuple(sorted({oid for relation in relations for oid in relation.stored})),
+    )
+
+
+def make_plan(
+    connection: Connection,
+    job: ExtractionJob,
+    source: DataSource,
+    reading: Reading,
+    identity: SnapshotIdentity,
+    *,
+    run_id: str,
+    planned_at: datetime,
+    threads: int,
+) -> Plan:
+    """Return the plan of a job.
+
+    Parameters
+    ----------
+    connection
+        In a transaction under the session contract, on the snapshot of ``identity``.
+    planned_at
+        The same as :func:`read_job` was given.
+    threads
+        How many will read at the same time, over all pods: chunks are enough to keep them busy.
+
+    Raises
+    ------
+    ExtractionError
+        What makes the job impossible, in words for its author.
+    """
+    try:
+        return _Planning(connection, job, source, reading, threads).plan(identity, run_id, planned_at)
+    except psycopg.Error as error:
+        raise translate(error, f"Planning {reading.table or 'the query'}") from None
+
+
+def _relations(connection: Connection, reading: Reading) -> tuple[Relation, ...]:
+    table = (resolve_relation(connection, reading.table),) if reading.table is not None else ()
+    others = (resolve_relation(connection, identifier(*name)) for name in reading.others)
+    return (*table, *others)
+
+
+class _Planning:
+    """One planning: looks at the server, then decides."""
+
+    def __init__(
+        self, connection: Connection, job: ExtractionJob, source: DataSource, reading: Reading, threads: int
+    ) -> None:
+        self._connection = connection
+        self._job = job
+        self._source = source
+        self._reading = reading
+        self._threads = threads
+        self._format = resolve_format(job)
+        self._server: ServerFacts = server_facts(connection)
+        self._relations = _relations(connection, reading)
+        self._relation = self._relations[0] if reading.table is not None else None
+
+    def plan(self, identity: SnapshotIdentity, run_id: str, planned_at: datetime) -> Plan:
+        spec, reading = self._job.spec, self._reading
+        unchunkable = self._check_user_sql()
+        columns = self._columns()
+        where = reading.predicate.where_sql if reading.predicate is not None else None
+        request = self._request(columns, where, unchunkable)
+        choice = choose(request)
+        if choice.key is not None:
+            behind_from = self._relation or self._from_sql
+            sample = read_sample(self._connection, behind_from, choice.key, wanted_chunks(request), where)
+            request = replace(request, sample=sample)
+        chunks = plan_chunks(request)
+        namespace = self._job.metadata.namespace or "default"
+        user_sql = spec.query if spec.query is not None else spec.where
+        warnings = [*chunks.warnings, *(reading.query.notes if reading.query is not None else ())]
+        sample_percent = spec.source_proof.sample_percent if spec.source_proof is not None else 100
+        return Plan(
+            program=version("extraction-operator"),
+            run_id=run_id,
+            source=f"{namespace}/{spec.data_source_ref.name}",
+            consistency=Consistency(spec.consistency),
+            identity=identity,
+            planned_at=planned_at,
+            relation=self._relation.name if self._relation is not None else "(query)",
+            relation_kind=self._relation.kind if self._relation is not None else None,
+            locks=tuple(dict.fromkeys(name for relation in self._relations for name in relation.lockable)),
+            leaves=self._relation.leaves if self._relation is not None else (),
+            query_hash=xxhash.xxh3_128_hexdigest(user_sql.encode()) if user_sql is not None else None,
+            from_sql=self._from_sql,
+            where_sql=where,
+            columns=plan_columns(columns, spec.on_unrepresentable),
+            on_unrepresentable=spec.on_unrepresentable,
+            format=self._format,
+            verification=Verification(spec.verification),
+            proof_sample=sample_percent / 100,
+            strategy=chunks.strategy,
+            strategy_reason=chunks.reason,
+            warnings=tuple(warnings),
+            chunks=chunks.chunks,
+        )
+
+    @property
+    def _from_sql(self) -> str:
+        if self._relation is not None:
+            return self._relation.name
+        if self._reading.query is None:
+            raise AssertionError("a job has a table or a query")
+        return self._reading.query.from_sql
+
+    def _check_user_sql(self) -> str:
+        """Check names in the user's SQL and in views on the server; return why chunks would change the result."""
+        reasons: list[str] = []
+        allow = self._reading.allow_functions
+        for checked, name in ((self._reading.query, "spec.query"), (self._reading.predicate, "spec.where")):
+            if checked is not None:
+                facts = check_functions(self._connection, checked.references, allow, field=name)
+                reasons += [checked.chunk_reason, facts.chunk_reason]
+        if oids := [relation.oid for relation in self._relations]:
+            reasons.append(check_views(self._connection, oids, allow).chunk_reason)
+        return " ".join(reason for reason in reasons if reason)
+
+    def _columns(self) -> tuple[Column, ...]:
+        if self._relation is None:
+            return describe_query(self._connection, self._from_sql)
+        return list_columns(self._connection, self._relation, self._job.spec.columns)
+
+    def _request(self, columns: tuple[Column, ...], where: str | None, unchunkable: str) -> ChunkRequest:
+        spec = self._job.spec
+        declared = spec.partitioning.column
+        key: KeyFacts | None = None
+        natural: KeyFacts | None = None
+        estimate: Estimate
+        if self._relation is None:
+            key = query_key(columns, declared) if declared is not None else None
+            estimate = estimate_query(self._connection, self._from_sql, columns)
+        else:
+            key = key_facts(self._connection, self._relation, declared) if declared is not None else None
+            natural = default_key(self._connection, self._relation)
+            estimate = estimate_relation(self._connection, self._relation, columns, where)
+        strategy: Strategy = spec.partitioning.strategy
+        if strategy not in get_args(Strategy):
+            raise AssertionError(strategy)
+        target_file_bytes = self._format.target_file_bytes
+        return ChunkRequest(
+            relation_kind=self._relation.kind if self._relation is not None else None,
+            leaves=self._relation.leaves if self._relation is not None else (),
+            server_version=self._server.version,
+            estimate=estimate,
+            strategy=strategy,
+            key=key,
+            default_key=natural,
+            target_bytes=int(spec.partitioning.target_bytes),
+            target_file_bytes=target_file_bytes,
+            parallelism=self._threads,
+            consistency=Consistency(spec.consistency),
+            chunkable=not unchunkable,
+            unchunkable_reason=unchunkable,
+            ctid_readable=self._relation.ctid_readable if self._relation is not None else False,
+            block_size=self._server.block_size,
+        )
+
+
+def resolve_format(job: ExtractionJob) -> Format:
+    """Return how the job's files are encoded.
+
+    Raises
+    ------
+    InvalidManifest
+        The format doesn't have the compression.
+    """
+    declared = job.spec.sink.format
+    target = declared.target_file_bytes
+    chosen = Format(
+        type=declared.type,
+        compression=declared.compression,
+        target_file_bytes=int(target) if target is not None else None,
+    )
+    check_format(chosen)
+    return chosen
