@@ -11,7 +11,7 @@ import yaml
 
 from extraction_contract.base import GROUP, VERSION, Contract
 from extraction_contract.models import DataSource, ExtractionJob
-from extraction_contract.schema import structural_schema
+from extraction_contract.schema import models_in, structural_schema
 
 DIRECTORY = Path(__file__).parents[1]
 _HEADER = "# Generated from crds/extraction_contract by `python -m extraction_contract.crd`. Do not edit.\n"
@@ -67,6 +67,10 @@ class Kind:
     def file(self) -> str:
         """Name of the generated file."""
         return f"{self.plural}.yaml"
+
+    def models(self) -> dict[str, type[Contract]]:
+        """Return every model that the kind contains, by name."""
+        return {found.__name__: found for found in models_in(self.model)}
 
     def schema(self) -> dict[str, Any]:
         """Return the structural schema, with the standard fields as Kubernetes allows them."""

@@ -49,7 +49,9 @@ def explain(error: ValidationError, model: type[Contract], origin: Origin) -> li
             template = _MESSAGES.get(details["type"])
             message = template.format(**details.get("ctx", {})) if template else details["msg"]
             problems.append(Problem(origin, path, message))
-    return problems
+    # A list with a bad item is also reported as too short, because only good items are counted.
+    broken = {problem.path.rpartition("[")[0] for problem in problems if problem.path.endswith("]")}
+    return [problem for problem in problems if problem.path not in broken]
 
 
 def nearest(word: str, words: list[str]) -> str | None:

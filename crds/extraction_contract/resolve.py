@@ -9,7 +9,7 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from extraction_contract.load import Manifests, ObjectKey, object_key
-from extraction_contract.models import CASecretRef, DataSource, ExtractionJob, Secret
+from extraction_contract.models import DataSource, ExtractionJob, Secret
 from extraction_contract.problems import ManifestError, Origin, Problem
 
 _MAX_SECRET_BYTES = 1 << 20
@@ -111,17 +111,16 @@ class ResolvedJob:
 
     def credentials(self) -> Credentials:
         """Return the role and its password."""
-        name = self.source.spec.credentials_secret_ref.name
-        username = self._of_source(name, "username", "spec.credentialsSecretRef")
-        password = self._of_source(name, "password", "spec.credentialsSecretRef")
-        return Credentials(username.get_secret_value(), password)
+        name, blamed = self.source.spec.credentials_secret_ref.name, (self.source_origin, "spec.credentialsSecretRef")
+        username = self._get(name, "username", *blamed)
+        return Credentials(username.get_secret_value(), self._get(name, "password", *blamed))
 
     def source_ca(self) -> bytes | None:
         """Return the certificate authorities of the source in PEM; None is the system's."""
         reference = self.source.spec.connection.ca_secret_ref
         if reference is None:
             return None
-        value = self._of_source(reference.name, reference.key, "spec.connection.caSecretRef")
+        value = self._get(reference.name, reference.key, self.source_origin, "spec.connection.caSecretRef")
         return value.get_secret_value().encode()
 
     def s3_credentials(self) -> S3Credentials | None:
@@ -129,33 +128,37 @@ class ResolvedJob:
         sink = self.job.spec.sink.s3
         if sink is None or sink.credentials_secret_ref is None:
             return None
-        name, path = sink.credentials_secret_ref.name, "spec.sink.s3.credentialsSecretRef"
-        access_key_id = self._of_job(name, "accessKeyId", path)
-        secret_access_key = self._of_job(name, "secretAccessKey", path)
-        try:
-            session_token = self.secrets.get(object_key(self.job).namespace, name, "sessionToken")
-        except SecretNotFound:
-            session_token = None
-        return S3Credentials(access_key_id.get_secret_value(), secret_access_key, session_token)
+        name, blamed = sink.credentials_secret_ref.name, (self.job_origin, "spec.sink.s3.credentialsSecretRef")
+        return S3Credentials(
+            access_key_id=self._get(name, "accessKeyId", *blamed).get_secret_value(),
+            secret_access_key=self._get(name, "secretAccessKey", *blamed),
+            session_token=self._find(name, "sessionToken", *blamed),
+        )
 
     def sink_ca(self) -> bytes | None:
         """Return the certificate authorities of the store in PEM; None is the system's."""
-        reference: CASecretRef | None = self.job.spec.sink.s3.ca_secret_ref if self.job.spec.sink.s3 else None
-        if reference is None:
+        sink = self.job.spec.sink.s3
+        if sink is None or sink.ca_secret_ref is None:
             return None
-        return self._of_job(reference.name, reference.key, "spec.sink.s3.caSecretRef").get_secret_value().encode()
+        reference = sink.ca_secret_ref
+        value = self._get(reference.name, reference.key, self.job_origin, "spec.sink.s3.caSecretRef")
+        return value.get_secret_value().encode()
 
-    def _of_source(self, name: str, key: str, path: str) -> SecretStr:
-        return self._get(object_key(self.source).namespace, name, key, self.source_origin, path)
-
-    def _of_job(self, name: str, key: str, path: str) -> SecretStr:
-        return self._get(object_key(self.job).namespace, name, key, self.job_origin, path)
-
-    def _get(self, namespace: str, name: str, key: str, origin: Origin, path: str) -> SecretStr:
+    def _get(self, name: str, key: str, origin: Origin, path: str) -> SecretStr:
+        """Return a value; a Secret is in the namespace of the job, as its source is."""
         try:
-            return self.secrets.get(namespace, name, key)
+            return self.secrets.get(object_key(self.job).namespace, name, key)
         except SecretError as error:
-            raise ManifestError([Problem(origin, path, str(error))]) from None
+            raise ManifestError([Problem(origin, path, str(error))]) from error
+
+    def _find(self, name: str, key: str, origin: Origin, path: str) -> SecretStr | None:
+        """Return a value, or None when it isn't there."""
+        try:
+            return self._get(name, key, origin, path)
+        except ManifestError as error:
+            if isinstance(error.__cause__, SecretNotFound):
+                return None
+            raise
 
 
 def resolve(job: ExtractionJob, manifests: Manifests, secrets_dir: Path | None = None) -> ResolvedJob:

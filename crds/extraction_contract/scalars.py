@@ -60,6 +60,10 @@ class Duration(timedelta):
         self.text = text
         return self
 
+    def __reduce__(self) -> tuple[type[Self], tuple[str]]:
+        # A timedelta is copied and pickled by its days, seconds and microseconds, which our constructor doesn't take.
+        return type(self), (self.text,)
+
     def __str__(self) -> str:
         return self.text
 

@@ -29,7 +29,7 @@ class _Generator(GenerateJsonSchema):
 def structural_schema(model: type[Contract]) -> JsonSchemaValue:
     """Return the structural schema of a model, with the descriptions, defaults, bounds and rules of all it contains."""
     generated = model.model_json_schema(by_alias=True, schema_generator=_Generator, mode="validation")
-    models = {found.__name__: found for found in _models_in(model)}
+    models = {found.__name__: found for found in models_in(model)}
     return _inline(generated | {"$name": model.__name__}, generated.get("$defs", {}), models)
 
 
@@ -70,13 +70,14 @@ def immutability(model: type[Contract], mutable: frozenset[str]) -> list[dict[st
     ]
 
 
-def _models_in(model: type[Contract]) -> set[type[Contract]]:
+def models_in(model: type[Contract]) -> set[type[Contract]]:
+    """Return a model and all models within its fields."""
     found = {model}
     pending: list[Any] = [field.annotation for field in model.model_fields.values()]
     while pending:
         annotation = pending.pop()
         if isinstance(annotation, type) and issubclass(annotation, Contract):
-            found |= _models_in(annotation)
+            found |= models_in(annotation)
         else:
             pending.extend(get_args(annotation))
     return found
