@@ -32,6 +32,8 @@ class Source:
     programs: dict[str, str]
 
 
+# Debian's etcd is too old to report the progress of watches, which clients of Kubernetes rely on today.
+ETCD = Source("go.etcd.io/etcd/server/v3", "v3.6.8", {"etcd": ""})
 COREDNS = Source("github.com/coredns/coredns", "v1.12.4", {"coredns": ""})
 HELM = Source("helm.sh/helm/v3", "v3.22.0", {"helm": "cmd/helm"})
 KWOK = Source("sigs.k8s.io/kwok", "v0.8.0", {"kwok": "cmd/kwok"})
@@ -49,6 +51,11 @@ def cache_root() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "extraction-operator-node"
 
 
+def cached(version: str) -> Path:
+    """Return the folder of a version's programs, whether they are built or not."""
+    return cache_root() / f"{version}-{platform.machine()}"
+
+
 def programs(version: str = DEFAULT_VERSION, *more: Source) -> Path:
     """Build what is missing of a version's node, and `more`; return the folder that holds all programs.
 
@@ -62,9 +69,9 @@ def programs(version: str = DEFAULT_VERSION, *more: Source) -> Path:
         raise NodeError(f"{version!r} names no release of Kubernetes; give one like {DEFAULT_VERSION}")
     if parts[0] != "1" or int(parts[1]) < OLDEST_MINOR:
         raise NodeError(f"Kubernetes {version} is too old; v1.{OLDEST_MINOR} is the oldest that is supported")
-    folder = cache_root() / f"{version}-{platform.machine()}"
+    folder = cached(version)
     folder.mkdir(parents=True, exist_ok=True)
-    for source in (kubernetes(version), COREDNS, *more):
+    for source in (kubernetes(version), ETCD, COREDNS, *more):
         _build(source, folder)
     _build_pause(folder)
     return folder

@@ -77,7 +77,7 @@ def _get_kubeconfig(options: argparse.Namespace) -> None:
 
 def _export_kubeconfig(options: argparse.Namespace) -> None:
     layout, settings = cluster.running(options.name or _default_name())
-    kubeconfig.add(layout, build.programs(settings.version) / "kubectl", kubeconfig.target(options.kubeconfig))
+    kubeconfig.add(layout, build.cached(settings.version) / "kubectl", kubeconfig.target(options.kubeconfig))
     print(f'Set kubectl context to "kind-{layout.name}"', file=sys.stderr)
 
 
@@ -148,7 +148,9 @@ def _parser() -> argparse.ArgumentParser:
 
     get = _group(verbs, "get", "get clusters, nodes or the kubeconfig")
     _command(get, "clusters", _get_clusters, "list clusters", named=False)
-    _command(get, "nodes", _get_nodes, "list nodes").add_argument("-A", "--all-clusters", dest="all", action="store_true")
+    _command(get, "nodes", _get_nodes, "list nodes").add_argument(
+        "-A", "--all-clusters", dest="all", action="store_true"
+    )
     command = _command(get, "kubeconfig", _get_kubeconfig, "print the administrator's kubeconfig")
     command.add_argument("--internal", action="store_true", help="the same: the node has one address")
 
@@ -167,7 +169,9 @@ def _parser() -> argparse.ArgumentParser:
     command = verbs.add_parser("version", help="print the version")
     command.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS)
     command.set_defaults(act=_show_version)
-    command = verbs.add_parser("programs", help="build what is missing; print the folder of kubectl, helm and all others")
+    command = verbs.add_parser(
+        "programs", help="build what is missing; print the folder of kubectl, helm and all others"
+    )
     command.set_defaults(act=_programs)
 
     fake = _group(verbs, "kwok", "nodes for tests of scale, which run nothing")

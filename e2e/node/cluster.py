@@ -27,7 +27,7 @@ NAMESPACES = ("--mount", "--pid", "--net", "--uts", "--ipc", "--propagation", "p
 def _alone() -> Iterator[None]:
     """Let one command at a time change the clusters of this machine."""
     state_root().mkdir(parents=True, exist_ok=True)
-    with open(state_root() / ".lock", "w") as lock:
+    with (state_root() / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -75,10 +75,8 @@ def delete(name: str, user_config: Path) -> None:
     with _alone():
         settings = layout.settings
         _remove(layout)
-        kubectl = Path(shutil.which("kubectl") or "kubectl")
         if settings:
-            kubectl = build.programs(settings.version) / "kubectl"
-        kubeconfig.remove(name, kubectl, user_config)
+            kubeconfig.remove(name, build.cached(settings.version) / "kubectl", user_config)
 
 
 def runs(layout: Layout) -> bool:

@@ -50,7 +50,7 @@ def prepare(layout: Layout, settings: Settings) -> Declared:
     # Pods resolve names by CoreDNS alone: nothing is asked outside of this machine.
     (config / "resolv.conf").write_text("")
     etcd = Component("etcd", (
-        "etcd", "--data-dir=/var/lib/etcd", "--listen-client-urls=http://127.0.0.1:2379",
+        _program("etcd"), "--data-dir=/var/lib/etcd", "--listen-client-urls=http://127.0.0.1:2379",
         "--advertise-client-urls=http://127.0.0.1:2379", "--listen-peer-urls=http://127.0.0.1:2380",
         "--unsafe-no-fsync"))  # fmt: skip
     containerd = Component("containerd", ("containerd", "--config", f"{Inside.config}/containerd.toml"))

@@ -1,7 +1,7 @@
 """Process 1 of a node: gives it files and network of its own, then keeps its components running.
 
-It runs in new namespaces for processes, mounts, network, host name and IPC. When it ends, the kernel ends every process
-of the node, and with the last of them go its mounts, its firewall rules, its bridges and the end of the link to the host.
+It runs in new namespaces for processes, mounts, network, host name and IPC. When it ends, the kernel ends every
+process of the node, and with the last of them go its mounts, its firewall rules and its end of the link to the host.
 """
 
 import json

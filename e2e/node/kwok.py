@@ -1,7 +1,7 @@
 """Nodes that exist for the API server alone: thousands of pods for tests of scale, run by nobody.
 
-kwok plays their kubelet, with stages of our own (manifests/kwok.yaml): pods end with the termination messages that their
-annotations give, and sidecars end after the main containers.
+kwok plays their kubelet, with stages of our own (manifests/kwok.yaml): pods end with the termination messages that
+their annotations give, and sidecars end after the main containers.
 """
 
 import shutil
@@ -19,7 +19,10 @@ LABEL = "type=kwok"
 
 
 def start(layout: Layout, settings: Settings, nodes: int) -> None:
-    """Start kwok and bring the number of its nodes to `nodes`. Pods get there only if they tolerate kwok.x-k8s.io/node."""
+    """Start kwok and bring the number of its nodes to `nodes`.
+
+    Only pods that tolerate the taint kwok.x-k8s.io/node get there.
+    """
     build.programs(settings.version, build.KWOK)
     stages = layout.node / "config" / "kwok.yaml"
     shutil.copy(Path(__file__).parent / "manifests" / "kwok.yaml", stages)

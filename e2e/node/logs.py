@@ -4,7 +4,7 @@ import contextlib
 import shutil
 from pathlib import Path
 
-from e2e.node.build import programs
+from e2e.node.build import cached
 from e2e.node.commands import run
 from e2e.node.errors import NodeError
 from e2e.node.state import Layout, Settings
@@ -19,7 +19,7 @@ def export(layout: Layout, settings: Settings, folder: Path) -> None:
         shutil.copy(log, node)
     if (layout.logs / "pods").is_dir():
         shutil.copytree(layout.logs / "pods", node / "pods", dirs_exist_ok=True, symlinks=True)
-    kubectl = (programs(settings.version) / "kubectl", "--kubeconfig", layout.kubeconfig, "--request-timeout=10s")
+    kubectl = (cached(settings.version) / "kubectl", "--kubeconfig", layout.kubeconfig, "--request-timeout=10s")
     questions = {
         "events.txt": ("get", "events", "--all-namespaces", "--sort-by=.lastTimestamp"),
         "pods.txt": ("get", "pods", "--all-namespaces", "--output=wide"),

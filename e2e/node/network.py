@@ -7,6 +7,7 @@ import contextlib
 import ipaddress
 import json
 import time
+from pathlib import Path
 
 from e2e.node.commands import run, succeeds
 from e2e.node.errors import NodeError
@@ -51,8 +52,7 @@ def configure_inside(settings: Settings) -> None:
     run("ip", "link", "set", "lo", "up")
     run("ip", "address", "add", f"{settings.node_address}/30", "dev", "eth0")
     run("ip", "link", "set", "eth0", "up")
-    with open("/proc/sys/net/ipv4/ip_forward", "w") as file:
-        file.write("1")
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     # The host knows no way back to pods.
     run("iptables", "-w", "-t", "nat", "-A", "POSTROUTING", "-s", POD_SUBNET, "!", "-d", POD_SUBNET,
         "-o", "eth0", "-j", "MASQUERADE")  # fmt: skip

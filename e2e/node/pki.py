@@ -14,8 +14,8 @@ def create(layout: Layout, settings: Settings) -> None:
     folder = layout.pki
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3650",
-        "-subj", "/CN=kubernetes-ca", "-keyout", folder / "ca.key", "-out", folder / "ca.crt")  # fmt: skip
+    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+        "-days", "3650", "-subj", "/CN=kubernetes-ca", "-keyout", folder / "ca.key", "-out", folder / "ca.crt")  # fmt: skip
     run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", folder / "sa.key")
     run("openssl", "pkey", "-in", folder / "sa.key", "-pubout", "-out", folder / "sa.pub")
 

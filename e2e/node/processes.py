@@ -1,4 +1,4 @@
-"""Processes recorded by id and start time, so that an id which the kernel gave to another process is never signalled."""
+"""Processes recorded by id and start time: an id that the kernel gave to another process is never signalled."""
 
 import contextlib
 import json

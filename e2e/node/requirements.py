@@ -12,7 +12,6 @@ PROGRAMS = {
     "containerd": "containerd",
     "containerd-shim-runc-v2": "containerd",
     "ctr": "containerd",
-    "etcd": "etcd-server",
     "ip": "iproute2",
     "iptables": "iptables",
     "mount": "mount",
@@ -59,12 +58,12 @@ def plugin_folder() -> Path | None:
 
 
 def cgroup_roots() -> list[Path]:
-    """Return the roots of all cgroup hierarchies with controllers: one under version 2, several under version 1."""
+    """Return the roots of all cgroup hierarchies: one under version 2, several under version 1."""
     root = Path("/sys/fs/cgroup")
     if (root / "cgroup.controllers").exists():
         return [root]
     # Names like cpu are links to cpu,cpuacct on some machines.
-    return sorted({entry.resolve() for entry in root.glob("*") if (entry / "release_agent").exists()})
+    return sorted({entry.resolve() for entry in root.glob("*") if (entry / "cgroup.procs").exists()})
 
 
 def _cgroup_controllers() -> set[str]:
