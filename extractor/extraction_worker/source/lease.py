@@ -134,7 +134,7 @@ class SnapshotLease:
             row = connection.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()
             identity = read_identity(connection, str(row[0]) if row else "")
             for table in wanted.readable:
-                connection.execute(f"SELECT FROM {table} LIMIT 0")  # type: ignore[arg-type]
+                connection.execute(f"SELECT FROM {table} LIMIT 0")
             found = self._resolve(connection)
             if found == wanted and self._storage_is_the_snapshots(found):
                 self._oids = found.oids
@@ -149,7 +149,7 @@ class SnapshotLease:
         """Whether nothing was rewritten between snapshot and lock; only relations locked by reading can differ."""
         if not target.stored or self._connection is None:
             return True
-        now = self._connection.execute(storage_sql(target.stored)).fetchone()  # type: ignore[arg-type]
+        now = self._connection.execute(storage_sql(target.stored)).fetchone()
         then = self._connection.execute(
             "SELECT oid::pg_catalog.int8, relfilenode::pg_catalog.int8 FROM pg_catalog.pg_class WHERE oid = ANY(%s)",
             [list(target.stored)],

@@ -112,13 +112,13 @@ def begin(
     Statements are bounded by the settings' statement time-out; psycopg's errors are raised as they are.
     """
     for statement in opening_sql(lock_timeout=settings.lock_timeout, locks=locks, snapshot_id=snapshot_id):
-        connection.execute(statement)  # type: ignore[arg-type]
+        connection.execute(statement)
     contract = contract_settings(
         connection.info.server_version,
         statement_timeout=settings.statement_timeout,
         lock_timeout=settings.lock_timeout,
     )
-    connection.execute(contract_sql(contract))  # type: ignore[arg-type]
+    connection.execute(contract_sql(contract))
 
 
 def read_identity(connection: psycopg.Connection[tuple[Any, ...]], snapshot_id: str) -> SnapshotIdentity:

@@ -60,7 +60,7 @@ def guard_width(plan: Plan, limit: int) -> Plan:
         limit=sql.SQL(str(int(limit))),
         mark=sql.Literal(_MARK),
         place=place,
-        expression=sql.SQL(first.expression),  # type: ignore[arg-type]
+        expression=sql.SQL(first.expression),
     )
     columns = (first.model_copy(update={"expression": guarded.as_string(None)}), *plan.columns[1:])
     return plan.model_copy(update={"columns": columns})

@@ -5,10 +5,9 @@ lease locks and exports (:mod:`extraction_worker.source.lease`), then :func:`mak
 and the snapshot.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
-from typing import get_args
 
 import psycopg
 import xxhash
@@ -26,30 +25,19 @@ from extraction_worker.sink.formats import check_format
 from extraction_worker.source.catalog import (
     Connection,
     Relation,
-    ServerFacts,
     describe_query,
     list_columns,
     resolve_relation,
     server_facts,
 )
-from extraction_worker.source.chunks import (
-    ChunkRequest,
-    Estimate,
-    KeyFacts,
-    Strategy,
-    choose,
-    plan_chunks,
-    wanted_chunks,
-)
-from extraction_worker.source.estimate import estimate_query, estimate_relation
+from extraction_worker.source.chunks import SplitOptions
 from extraction_worker.source.failures import translate
 from extraction_worker.source.functions import check_functions
-from extraction_worker.source.keys import default_key, key_facts, query_key
 from extraction_worker.source.lease import LockTarget
 from extraction_worker.source.query import CheckedPredicate, CheckedQuery, check_predicate, check_query
 from extraction_worker.source.references import Name
 from extraction_worker.source.render import identifier
-from extraction_worker.source.sample import read_sample
+from extraction_worker.source.split import split_query, split_relation
 from extraction_worker.source.types import plan_columns
 from extraction_worker.source.views import check_views
 
@@ -165,7 +153,7 @@ class _Planning:
         self._reading = reading
         self._threads = threads
         self._format = resolve_format(job)
-        self._server: ServerFacts = server_facts(connection)
+        server_facts(connection)
         self._relations = _relations(connection, reading)
         self._relation = self._relations[0] if reading.table is not None else None
 
@@ -174,13 +162,19 @@ class _Planning:
         unchunkable = self._check_user_sql()
         columns = self._columns()
         where = reading.predicate.where_sql if reading.predicate is not None else None
-        request = self._request(columns, where, unchunkable)
-        choice = choose(request)
-        if choice.key is not None:
-            behind_from = self._relation or self._from_sql
-            sample = read_sample(self._connection, behind_from, choice.key, wanted_chunks(request), where)
-            request = replace(request, sample=sample)
-        chunks = plan_chunks(request)
+        options = SplitOptions(
+            strategy=spec.partitioning.strategy,
+            column=spec.partitioning.column,
+            target_bytes=int(spec.partitioning.target_bytes),
+            target_file_bytes=self._format.target_file_bytes,
+            parallelism=self._threads,
+            consistency=Consistency(spec.consistency),
+            unchunkable=unchunkable,
+        )
+        if self._relation is not None:
+            chunks = split_relation(self._connection, self._relation, columns, options, where)
+        else:
+            chunks = split_query(self._connection, self._from_sql, columns, options)
         namespace = self._job.metadata.namespace or "default"
         user_sql = spec.query if spec.query is not None else spec.where
         warnings = [*chunks.warnings, *(reading.query.notes if reading.query is not None else ())]
@@ -234,41 +228,6 @@ class _Planning:
         if self._relation is None:
             return describe_query(self._connection, self._from_sql)
         return list_columns(self._connection, self._relation, self._job.spec.columns)
-
-    def _request(self, columns: tuple[Column, ...], where: str | None, unchunkable: str) -> ChunkRequest:
-        spec = self._job.spec
-        declared = spec.partitioning.column
-        key: KeyFacts | None = None
-        natural: KeyFacts | None = None
-        estimate: Estimate
-        if self._relation is None:
-            key = query_key(columns, declared) if declared is not None else None
-            estimate = estimate_query(self._connection, self._from_sql, columns)
-        else:
-            key = key_facts(self._connection, self._relation, declared) if declared is not None else None
-            natural = default_key(self._connection, self._relation)
-            estimate = estimate_relation(self._connection, self._relation, columns, where)
-        strategy: Strategy = spec.partitioning.strategy
-        if strategy not in get_args(Strategy):
-            raise AssertionError(strategy)
-        target_file_bytes = self._format.target_file_bytes
-        return ChunkRequest(
-            relation_kind=self._relation.kind if self._relation is not None else None,
-            leaves=self._relation.leaves if self._relation is not None else (),
-            server_version=self._server.version,
-            estimate=estimate,
-            strategy=strategy,
-            key=key,
-            default_key=natural,
-            target_bytes=int(spec.partitioning.target_bytes),
-            target_file_bytes=target_file_bytes,
-            parallelism=self._threads,
-            consistency=Consistency(spec.consistency),
-            chunkable=not unchunkable,
-            unchunkable_reason=unchunkable,
-            ctid_readable=self._relation.ctid_readable if self._relation is not None else False,
-            block_size=self._server.block_size,
-        )
 
 
 def resolve_format(job: ExtractionJob) -> Format:

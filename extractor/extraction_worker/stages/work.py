@@ -21,7 +21,6 @@ from extraction_worker.source.width import WideRow, find_wide_row, guard_width
 from extraction_worker.stream.admission import Admission, MemoryPlan
 from extraction_worker.stream.convert import BatchConverter
 from extraction_worker.stream.parts import PartWriter
-from extraction_worker.verify.columns import merge_evidence
 from extraction_worker.verify.server import ServerProof
 
 _WIDE_BATCH_BYTES = 1
@@ -119,7 +118,11 @@ class ChunkWorker:
         plan = self.plan
         guarded = guard_width(plan, row_limit)
         level = plan.verification
-        proof = ServerProof(plan.columns) if level is Verification.SOURCE and self._is_sampled(chunk) else None
+        proof = (
+            ServerProof(plan.columns, plan.on_unrepresentable)
+            if level is Verification.SOURCE and self._is_sampled(chunk)
+            else None
+        )
         converter = BatchConverter(plan.columns, plan.on_unrepresentable)
         writer = PartWriter(
             self.sink,
@@ -172,7 +175,8 @@ class ChunkWorker:
             self.progress.read(-rows, -size)
             raise self._explain(error, doing) from (error if not isinstance(error, ExtractionError) else None)
         if proof is not None:
-            columns = merge_evidence(columns, proof.evidence())
+            evidence = proof.evidence()
+            columns = tuple(column.model_copy(update={"source": evidence[column.name]}) for column in columns)
         return ChunkResult(
             plan_digest=self._digest,
             worker=self.worker,

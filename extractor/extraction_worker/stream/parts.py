@@ -12,7 +12,8 @@ from typing import IO, TYPE_CHECKING
 from extraction_worker.errors import SinkFull, VerificationFailed
 from extraction_worker.model import Chunk, ColumnDigest, Part, Plan
 from extraction_worker.sink.abc import PartStream, Sink, StagedPart, part_name
-from extraction_worker.sink.formats import Encoder, decode, extension, open_encoder, to_wire, wire_schema
+from extraction_worker.sink.formats import Encoder, decode, extension, open_encoder
+from extraction_worker.sink.wire import to_wire, wire_schema
 from extraction_worker.verify.columns import ColumnDigester, compare
 
 if TYPE_CHECKING:
