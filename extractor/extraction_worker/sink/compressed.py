@@ -11,7 +11,8 @@ from extraction_worker.sink.gate import Gate
 
 _BLOCK = 1 << 20
 """Bytes handed to a compressor at once: what it writes depends on how its input is cut."""
-_GZIP_LEVEL = 4
+GZIP_LEVEL = 1
+"""Level 4 takes 2.5 times the time and saves 4 %, level 9 in Parquet (pyarrow's default) 7 times for 2 %."""
 _GZIP = 16 + zlib.MAX_WBITS
 """zlib's ``wbits`` for a gzip header; it has no file name, and 0 as its time."""
 
@@ -27,7 +28,7 @@ class TextStream:
         self._compress: Callable[[bytes], object] = gate.write
         self._end: Callable[[], object] = bytes
         if compression == "gzip":
-            deflate = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP)
+            deflate = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, _GZIP)
             self._compress = lambda block: gate.write(deflate.compress(block))
             self._end = lambda: gate.write(deflate.flush())
         elif compression == "zstd":

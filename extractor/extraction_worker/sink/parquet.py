@@ -14,13 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from extraction_worker.sink.compressed import GZIP_LEVEL
 from extraction_worker.sink.gate import Gate
 from extraction_worker.sink.groups import ALIGNMENT, Groups, aligned
 from extraction_worker.sink.wire import require_schema
 
 _GROUP_ROWS = 1 << 20
-_PAGE_BYTES = 1 << 18
+_PAGE_BYTES, _PAGE_ROWS = 1 << 18, 20 * ALIGNMENT
 _CODECS = {"zstd": "ZSTD", "snappy": "SNAPPY", "gzip": "GZIP", "lz4": "LZ4_RAW", "none": "NONE"}
+_LEVELS = {"ZSTD": 1, "GZIP": GZIP_LEVEL}
 _SAMPLE_SLICES = 8
 _LONG = 64
 """Bytes. The minimum and maximum of longer strings help no reader and cost a comparison for each."""
@@ -41,7 +43,7 @@ class ParquetEncoder:
     def __init__(self, schema: pa.Schema, gate: Gate, compression: str, *, wide: bool, group_bytes: int) -> None:
         self._schema = schema
         self._gate = gate
-        self._compression = _CODECS[compression]
+        self._codec = _CODECS[compression]
         self._wide = wide
         self._groups = Groups(group_bytes, _GROUP_ROWS)
         self._nested = any(pa.types.is_nested(field.type) for field in schema)
@@ -87,9 +89,10 @@ class ParquetEncoder:
         encodings = {leaf.path: leaf.encoding for leaf in leaves if not leaf.repeats and leaf.encoding is not None}
         statistics = [leaf.path for leaf in leaves if leaf.fixed or (leaf.mean_bytes <= _LONG and not self._wide)]
         return pq.ParquetWriter(
-            self._gate, self._schema, compression=self._compression, use_dictionary=dictionaries,
-            column_encoding=encodings, write_statistics=statistics, data_page_size=_PAGE_BYTES,
-            write_batch_size=1 if self._wide else ALIGNMENT, store_decimal_as_integer=True,
+            self._gate, self._schema, compression=self._codec, compression_level=_LEVELS.get(self._codec),
+            use_dictionary=dictionaries, column_encoding=encodings, write_statistics=statistics,
+            data_page_size=_PAGE_BYTES, write_batch_size=1 if self._wide else ALIGNMENT, max_rows_per_page=_PAGE_ROWS,
+            store_decimal_as_integer=True,
         )  # fmt: skip
 
 
