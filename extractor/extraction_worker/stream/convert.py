@@ -6,13 +6,12 @@ belongs to one reader: it counts what it replaced, and isn't shared between thre
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from extraction_worker.errors import SchemaDrift, Unrepresentable
-from extraction_worker.model import ColumnPlan
+from extraction_worker.model import ColumnPlan, Replaced
 from extraction_worker.source.type_rules import may_not_be_utf8
 from extraction_worker.source.types import (
     Conversion,
@@ -34,16 +33,6 @@ _BAD_SHAPE = "an array of several dimensions or with a lower bound other than 1"
 
 _Found = Mapping[str, int]
 """Kinds of values that the target can't hold, and how many there are."""
-
-
-@dataclass(frozen=True)
-class Replacement:
-    """How many values of one kind became NULL in a column, under ``onUnrepresentable: Null``."""
-
-    column: str
-    kind: str
-    """E.g. ``infinity``; never a value that only one row has."""
-    count: int
 
 
 class _NotPlannedError(ValueError):
@@ -80,9 +69,10 @@ class BatchConverter:
         return self._target
 
     @property
-    def replaced(self) -> tuple[Replacement, ...]:
+    def replaced(self) -> tuple[Replaced, ...]:
         """What became NULL so far, by column and kind."""
-        return tuple(Replacement(column, kind, count) for (column, kind), count in sorted(self._replaced.items()))
+        counts = sorted(self._replaced.items())
+        return tuple(Replaced(column=column, kind=kind, count=count) for (column, kind), count in counts)
 
     def convert(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return the batch in the target schema.
@@ -117,7 +107,7 @@ class BatchConverter:
         return pa.RecordBatch.from_arrays(arrays, schema=self._target)
 
     def _check_schema(self, schema: pa.Schema) -> None:
-        if schema is self._checked:
+        if self._checked is not None and schema.equals(self._checked):
             return
         for expected, found in zip(self._transport, schema, strict=False):
             if (expected.name, expected.type) != (found.name, found.type):

@@ -8,9 +8,9 @@ import pytest
 
 from extraction_worker.demo.postgres import PostgresServer
 from extraction_worker.errors import SchemaDrift, Unrepresentable
-from extraction_worker.model import ColumnPlan
+from extraction_worker.model import ColumnPlan, Replaced
 from extraction_worker.source.types import OnUnrepresentable, plan_columns, select_list, transport_schema
-from extraction_worker.stream.convert import BatchConverter, Replacement
+from extraction_worker.stream.convert import BatchConverter
 from support.pg_types import TypesDatabase, types_database
 
 LATE = "a time after 294247-01-10"
@@ -78,7 +78,11 @@ def test_null_takes_the_place_of_exactly_such_values(types: TypesDatabase, kind:
     assert arrived.column("a").to_pylist() == [[value, None], [None, value], None, None, []]
     assert converter.replaced == tuple(
         sorted(
-            [Replacement("a", said, 1), Replacement("a", SHAPE, 1), Replacement("v", said, 2)],
+            [
+                Replaced(column="a", kind=said, count=1),
+                Replaced(column="a", kind=SHAPE, count=1),
+                Replaced(column="v", kind=said, count=2),
+            ],
             key=lambda replacement: (replacement.column, replacement.kind),
         )
     )
@@ -120,7 +124,7 @@ def test_arrays_are_never_flattened(types: TypesDatabase, element: str, literal:
     assert arrived.column("a").to_pylist() == [one, None, None, []]
     assert arrived.column("d").to_pylist() == [one, None, one, None]
     assert len(one) == 1
-    assert converter.replaced == (Replacement("a", SHAPE, 1), Replacement("d", SHAPE, 1))
+    assert converter.replaced == (Replaced(column="a", kind=SHAPE, count=1), Replaced(column="d", kind=SHAPE, count=1))
     assert [tuple(row.values()) for row in text.to_pylist()] == types.execute(f"SELECT a::text, d::text FROM {table}")
 
 
@@ -129,7 +133,10 @@ def test_batches_of_single_rows_are_counted_together(types: TypesDatabase) -> No
     table = types.table("v date, a int4[]", rows)
     arrived, converter = types.extract_table(table, "Null", batch_bytes=1)
     assert arrived.column("v").num_chunks > 1
-    assert converter.replaced == (Replacement("a", SHAPE, 20), Replacement("v", "infinity", 20))
+    assert converter.replaced == (
+        Replaced(column="a", kind=SHAPE, count=20),
+        Replaced(column="v", kind="infinity", count=20),
+    )
     assert arrived.column("a").to_pylist() == [None, [1]] * 20
 
 
