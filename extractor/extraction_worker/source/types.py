@@ -30,7 +30,6 @@ from extraction_worker.model import Column, ColumnPlan, PgType
 from extraction_worker.source.type_rules import (
     UNREPRESENTABLE,
     Conversion,
-    Rule,
     base_type,
     element_type,
     rule,
@@ -181,7 +180,7 @@ def _arrow(pg_type: PgType, conversion: Conversion, *, target: bool) -> pa.DataT
         return pa.string()
     base = base_type(pg_type)
     element = element_type(base)
-    found: Rule = rule(base if element is None else element)
+    found = rule(base if element is None else element)
     arrow = found.target if target else found.transport
     return arrow if element is None else pa.list_(arrow)
 
