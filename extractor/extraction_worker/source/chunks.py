@@ -335,7 +335,7 @@ def _plan_pages(request: ChunkRequest, choice: Choice, pages: _Pages, count: int
 def _plan_ranges(request: ChunkRequest, choice: Choice, key: KeyFacts, pages: _Pages, count: int) -> ChunkPlan:
     sample, name, warnings = request.sample, f'"{key.name}"', choice.warnings
     no_ctid = _no_ctid(request)
-    if sample is None or not sample.bounds:
+    if sample is None:
         unknown = f"nothing about the distribution of {name} can be learned without reading everything"
         if no_ctid is None:
             by_pages = _by_pages(request, f"ranges of heap pages, because {unknown}", warnings)

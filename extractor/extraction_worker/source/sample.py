@@ -62,7 +62,7 @@ WITH weights AS (
     FROM (SELECT {key} AS k FROM {relation} TABLESAMPLE SYSTEM ({percent}) REPEATABLE ({seed}){where}) AS s
     GROUP BY k
 ), nulls AS (
-    SELECT coalesce(sum(n) FILTER (WHERE k IS NULL) / sum(n), 0) AS fraction FROM weights
+    SELECT coalesce(sum(n) FILTER (WHERE k IS NULL), 0) / sum(n) AS fraction FROM weights
 )"""
 _STATISTICS = """
 WITH st AS (
@@ -76,6 +76,7 @@ WITH st AS (
     ORDER BY s.inherited DESC LIMIT 1
 ), nulls AS (
     SELECT null_frac AS fraction FROM st
+    WHERE pg_catalog.cardinality(common) > 0 OR histogram IS NOT NULL OR null_frac = 1
 ), weights AS (
     SELECT v::{type} {collate} AS k, f::float8 AS n, f::float8 AS own
     FROM st CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(common), pg_catalog.unnest(frequencies)) AS u(v, f)
@@ -173,9 +174,9 @@ def _from_query(
         raise InvalidQuery(f"where: a value of a row can't be computed (SQLSTATE {error.sqlstate}).") from None
     except psycopg.Error as error:
         raise translate(error, f"Sampling the key {key.name}") from None
-    values = [_Value(text, before, own) for _, text, before, own in rows if text is not None]
-    if not values:
+    if not rows or rows[0][0] is None:
         return None
+    values = [_Value(text, before, own) for _, text, before, own in rows if text is not None]
     return _refined(key.type, values, buckets), float(rows[0][0])
 
 
@@ -184,8 +185,10 @@ def _from_extremes(connection: Connection, from_sql: str, key: KeyFacts, buckets
     if key.type not in _NUMBERS:
         return None
     name = identifier(key.name)
-    finite = f" WHERE {name} > '-infinity' AND {name} < 'infinity'" if key.type in _INFINITE else ""
-    statement = f"SELECT min({name})::text, max({name})::text FROM {from_sql}{finite}"
+    finite = f" AND {name} > '-infinity' AND {name} < 'infinity'" if key.type in _INFINITE else ""
+    # Ordered outside of the list that names it, where the name would mean the text; and not every type has a min().
+    ends = f"SELECT k FROM (SELECT {name} AS k FROM {from_sql} WHERE {name} IS NOT NULL{finite}) AS s ORDER BY k"
+    statement = f"SELECT ({ends} LIMIT 1)::text, ({ends} DESC LIMIT 1)::text"
     if explain(connection, statement, "partitioning.column")["Total Cost"] > _CHEAP:
         return None
     try:
@@ -212,7 +215,7 @@ def _from_extremes(connection: Connection, from_sql: str, key: KeyFacts, buckets
 def _refined(key_type: str, values: list[_Value], buckets: int) -> tuple[KeyBound, ...]:
     """Return the values as bounds, with steps where two of them leave several buckets between them.
 
-    Not behind a hot value: all that weight is at the value itself.
+    Not behind a hot value: all that weight is at the value itself. Without any value, one or none was found.
     """
     bounds = []
     for value, following in itertools.pairwise(values):
@@ -225,7 +228,8 @@ def _refined(key_type: str, values: list[_Value], buckets: int) -> tuple[KeyBoun
                 KeyBound(text, value.before + gap * (index + 1) / (len(between) + 1))
                 for index, text in enumerate(between)
             ]
-    return (*bounds, KeyBound(values[-1].text, values[-1].before))
+    bounds += [KeyBound(value.text, value.before) for value in values[-1:]]
+    return tuple(bounds)
 
 
 _EPOCH = dt.datetime(2000, 1, 1)  # noqa: DTZ001  the session's zone is UTC; only differences matter
