@@ -160,7 +160,7 @@ def test_batches_are_as_large_as_asked_and_one_row_at_least(session, holder):
 
 def test_closing_a_read_early_cancels_it_and_leaves_the_session_usable(session, holder, database):
     session.begin(plan_of(holder))
-    batches = session.read("SELECT repeat('x', 1000) FROM generate_series(1, 100000000)", batch_bytes=1000)
+    batches = session.read("SELECT repeat('x', 1000), generate_series(1, 100000000)", batch_bytes=1000)
     next(batches)
     batches.close()
     session.end()

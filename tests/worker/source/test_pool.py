@@ -1,0 +1,120 @@
+"""The pool: bounded, reused, validated, rotated."""
+
+import threading
+
+import pytest
+
+from extraction_worker.errors import AuthenticationFailed, SourceBusy
+from extraction_worker.source.pool import PoolSettings, SourcePool
+from extraction_worker.source.settings import Credentials
+from support.databases import settings_of
+
+
+@pytest.fixture
+def pool_of(database18):
+    pools = []
+
+    def make(settings=None, **bounds):
+        pool = SourcePool(settings or settings_of(database18), PoolSettings(**({"size": 2} | bounds)))
+        pools.append(pool)
+        return pool
+
+    yield make
+    for pool in pools:
+        pool.dispose()
+
+
+def backends(database) -> int:
+    [(count,)] = database.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'extraction'"
+    )
+    return count
+
+
+def test_a_session_is_reused_and_the_reuse_counted(pool_of, database18):
+    pool = pool_of()
+    pids = set()
+    for _ in range(20):
+        with pool.session() as session:
+            pids.add(session.backend_pid)
+    assert len(pids) == 1
+    assert (pool.statistics.created, pool.statistics.checkouts, pool.statistics.evicted) == (1, 20, 0)
+    assert pool.statistics.reuse == 0.95
+
+
+def test_no_more_sessions_than_its_size_and_waiting_ends_with_an_error(pool_of, database18):
+    pool = pool_of(acquire_timeout=0.1)
+    with pool.session(), pool.session():
+        assert backends(database18) == 2
+        with pytest.raises(SourceBusy, match="None of the 2 pooled sessions"), pool.session():
+            pass
+
+
+def test_a_waiting_thread_gets_the_session_that_another_returns(pool_of):
+    pool = pool_of(size=1, acquire_timeout=20)
+    got = threading.Event()
+
+    def wait_for_it():
+        with pool.session():
+            got.set()
+
+    with pool.session():
+        thread = threading.Thread(target=wait_for_it)
+        thread.start()
+        assert not got.wait(0.05)
+    assert got.wait(20)
+    thread.join()
+    assert pool.statistics.created == 1
+
+
+def test_idle_sessions_are_opened_ahead(pool_of, database18):
+    pool = pool_of(size=3, min_idle=2)
+    pool.open_idle()
+    assert backends(database18) == 2
+    with pool.session(), pool.session():
+        assert pool.statistics.created == 2
+
+
+def test_a_session_that_broke_while_idle_is_replaced_at_checkout(pool_of, database18):
+    pool = pool_of()
+    with pool.session() as session:
+        first = session.backend_pid
+    database18.execute("SELECT pg_terminate_backend(%s, 5000)", first)
+    with pool.session() as session:
+        assert session.backend_pid != first
+        assert session.row("SELECT 1") == (1,)
+    assert pool.statistics.evicted == 1
+
+
+def test_a_session_idle_for_too_long_is_replaced_at_checkout(pool_of):
+    pool = pool_of(idle_timeout=0)
+    with pool.session() as session:
+        first = session.backend_pid
+    with pool.session() as session:
+        assert session.backend_pid != first
+
+
+def test_a_session_whose_block_raised_is_closed(pool_of, database18):
+    pool = pool_of()
+    with pytest.raises(RuntimeError, match="inside"), pool.session():
+        raise RuntimeError("inside")
+    assert pool.statistics.evicted == 1
+    with pool.session():
+        assert pool.statistics.created == 2
+
+
+def test_a_rotated_user_is_used_by_the_next_session(pool_of, database18):
+    roles = [database18.role("one", password="p1"), database18.role("two", password="p2")]
+    current = [Credentials(roles[0], "p1")]
+    pool = pool_of(settings_of(database18, credentials=lambda: current[-1]))
+    with pool.session() as session:
+        assert session.row("SELECT current_user::text") == (roles[0],)
+        current.append(Credentials(roles[1], "p2"))
+        with pool.session() as other:
+            assert other.row("SELECT current_user::text") == (roles[1],)
+
+
+def test_errors_of_connecting_are_ours(pool_of, database18):
+    pool = pool_of(settings_of(database18, "nobody", "x"))
+    with pytest.raises(AuthenticationFailed), pool.session():
+        pass

@@ -1,0 +1,161 @@
+"""Reading under watch: stalls are told from work, rates are kept, closing cancels."""
+
+from collections.abc import Iterator
+
+import adbc_driver_postgresql
+import pytest
+
+from extraction_worker.errors import NotFound, SourceStalled, SourceUnavailable
+from extraction_worker.source.reader import BackendState, ByteRate, Watchdog, ask_server, read_batches
+from extraction_worker.source.session import ReadSession
+from support.databases import settings_of
+
+
+@pytest.fixture
+def session(database18) -> Iterator[ReadSession]:
+    settings = settings_of(database18)
+    with adbc_driver_postgresql.connect(settings.conninfo()) as handle, ReadSession(handle, settings) as value:
+        yield value
+
+
+def read(session, query, *, watchdog=None, rate=None, batch_bytes=100_000):
+    return read_batches(
+        session, query, batch_bytes=batch_bytes, watchdog=watchdog or Watchdog(60, lambda _: BackendState.WORKING),
+        rate=rate or ByteRate(None), doing="Reading chunk 7",
+    )  # fmt: skip
+
+
+def test_all_rows_come(session):
+    batches = list(read(session, "SELECT i FROM generate_series(1, 100000) AS i"))
+    assert len(batches) > 1
+    assert sum(batch.num_rows for batch in batches) == 100_000
+
+
+def test_an_error_names_what_was_read(session):
+    with pytest.raises(NotFound, match=r"Reading chunk 7.*no_such_table"):
+        list(read(session, "SELECT * FROM no_such_table"))
+
+
+def test_closing_early_cancels_on_the_server(session, database18):
+    batches = read(session, "SELECT repeat('x', 1000), generate_series(1, 1000000000)")
+    next(batches)
+    batches.close()
+    [(state,)] = database18.execute("SELECT state FROM pg_stat_activity WHERE pid = %s", session.backend_pid)
+    assert state == "idle"
+
+
+def test_a_server_that_works_long_before_its_first_row_is_let_work(session, database18):
+    asked = []
+
+    def ask(pid):
+        asked.append(ask_server(settings_of(database18), pid))
+        return asked[-1]
+
+    watchdog = Watchdog(0.2, ask)
+    watchdog.start()
+    [batch] = read(session, "SELECT pg_sleep(1.5)::text", watchdog=watchdog)
+    watchdog.stop()
+    assert batch.num_rows == 1
+    assert asked
+    assert set(asked) == {BackendState.WORKING}
+
+
+def test_a_read_that_nobody_works_for_is_cancelled_and_said_to_be_stalled(session):
+    watchdog = Watchdog(0.2, lambda _: BackendState.STUCK)
+    watchdog.start()
+    with pytest.raises(SourceStalled, match=r"Reading chunk 7: nothing came for 0\.2 s"):
+        list(read(session, "SELECT pg_sleep(600)", watchdog=watchdog))
+    watchdog.stop()
+
+
+class Session:
+    """Counts cancels, as a reading session would take them."""
+
+    backend_pid = 1
+    cancelled = 0
+
+    def cancel(self):
+        self.cancelled += 1
+
+
+def test_one_suspicion_is_not_enough_and_bytes_clear_it():
+    now = [0.0]
+    answers = [BackendState.STUCK, BackendState.WORKING, BackendState.STUCK, BackendState.UNKNOWN]
+    session = Session()
+    watchdog = Watchdog(10, lambda _: answers.pop(0), clock=lambda: now[0])
+    watched = watchdog.watch(session)
+    watchdog.check()
+    assert len(answers) == 4  # it doesn't wait for bytes
+    watched.waiting = True
+    now[0] = 9.9
+    watchdog.check()
+    assert len(answers) == 4  # not long enough
+    now[0] = 20
+    for cancelled in (0, 0, 0, 1):
+        watchdog.check()
+        assert session.cancelled == cancelled
+    assert watched.stalled
+    watchdog.check()
+    assert session.cancelled == 1
+    watchdog.forget(watched)
+
+
+def test_bytes_that_come_while_the_server_is_asked_clear_the_suspicion():
+    now = [100.0]
+
+    def ask(_):
+        watched.since = now[0]
+        return BackendState.STUCK
+
+    watchdog = Watchdog(10, ask, clock=lambda: now[0])
+    watched = watchdog.watch(Session())
+    watched.waiting, watched.since = True, 0.0
+    watchdog.check()
+    assert watched.suspicions == 0
+
+
+def test_what_the_server_says_of_a_backend(session, database18):
+    settings = settings_of(database18)
+    assert ask_server(settings, session.backend_pid) is BackendState.STUCK  # idle
+    assert ask_server(settings, 0) is BackendState.STUCK  # gone
+    assert ask_server(settings_of(database18, port=1), session.backend_pid) is BackendState.UNKNOWN
+
+
+def test_a_terminated_backend_is_an_error(session, database18):
+    batches = read(session, "SELECT repeat('x', 1000), generate_series(1, 10000000)")
+    next(batches)
+    database18.execute("SELECT pg_terminate_backend(%s)", session.backend_pid)
+    with pytest.raises(SourceUnavailable, match="57P01"):
+        list(batches)
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(1000, 9.0), (2000, 4.0)])
+def test_a_rate_is_kept_after_a_second_of_burst(rate, seconds):
+    now = [0.0]
+
+    def sleep(duration):
+        now[0] += duration
+
+    bucket = ByteRate(rate, clock=lambda: now[0], sleep=sleep)
+    for _ in range(100):
+        bucket.take(100)
+    assert now[0] == pytest.approx(seconds)
+
+
+def test_an_idle_bucket_saves_no_more_than_a_second():
+    now = [0.0]
+
+    def sleep(duration):
+        now[0] += duration
+
+    bucket = ByteRate(1000, clock=lambda: now[0], sleep=sleep)
+    now[0] = 1000.0
+    bucket.take(5000)
+    assert now[0] == pytest.approx(1004.0)
+
+
+def test_without_a_rate_nothing_sleeps():
+    def sleep(_):
+        raise AssertionError
+
+    ByteRate(None, sleep=sleep).take(1 << 60)
