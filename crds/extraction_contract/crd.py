@@ -1,4 +1,4 @@
-"""CustomResourceDefinitions, generated: ``python -m extraction_contract.crd`` writes them, ``--check`` compares."""
+"""CRDs and their reference, generated: ``python -m extraction_contract.crd`` writes them, ``--check`` compares."""
 
 import argparse
 import difflib
@@ -11,9 +11,10 @@ import yaml
 
 from extraction_contract.base import GROUP, VERSION, Contract
 from extraction_contract.models import DataSource, ExtractionJob
+from extraction_contract.reference import reference
 from extraction_contract.schema import models_in, structural_schema
 
-DIRECTORY = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 _HEADER = "# Generated from crds/extraction_contract by `python -m extraction_contract.crd`. Do not edit.\n"
 _STANDARD = {
     "apiVersion": {"type": "string", "description": "Version of the API that this object is written in."},
@@ -65,8 +66,8 @@ class Kind:
 
     @property
     def file(self) -> str:
-        """Name of the generated file."""
-        return f"{self.plural}.yaml"
+        """Path of the generated file below the root."""
+        return f"crds/{self.plural}.yaml"
 
     def models(self) -> dict[str, type[Contract]]:
         """Return every model that the kind contains, by name."""
@@ -146,21 +147,23 @@ KINDS = (
 
 
 def generated() -> dict[str, str]:
-    """Return the text of every generated file by its name."""
-    return {kind.file: kind.text() for kind in KINDS}
+    """Return the text of every generated file by its path below the root."""
+    schemas = [(kind.name, kind.short, kind.schema()) for kind in KINDS]
+    return {kind.file: kind.text() for kind in KINDS} | {"docs/reference.md": reference(schemas)}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the files, or with ``--check`` print how they differ; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m extraction_contract.crd", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file isn't current")
-    parser.add_argument("--directory", type=Path, default=DIRECTORY, help="where the files are (default: crds/)")
+    parser.add_argument("--root", type=Path, default=ROOT, help="the root of the repository")
     options = parser.parse_args(arguments)
     stale = False
     for name, text in generated().items():
-        path = options.directory / name
+        path = options.root / name
         present = path.read_text() if path.exists() else ""
         if not options.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         elif present != text:
             stale = True

@@ -11,7 +11,7 @@ from extraction_contract.scalars import Bytes, Duration, Lasts, Quantity
 
 _HOST = r"[A-Za-z0-9_.:-]+"
 _DATABASE = r"[^=\x00-\x1f\x7f]+"
-_FUNCTION = r"([a-z_][a-z0-9_$]*\.)?[a-z_][a-z0-9_$]*"
+_FUNCTION = r'([^."()\x00-\x1f\x7f]+\.)?[^."()\x00-\x1f\x7f]+'
 
 
 class Connection(Contract):
@@ -103,15 +103,16 @@ class Policy(Contract):
             Annotated[
                 str,
                 Field(min_length=1, max_length=127),
-                Matches(_FUNCTION, "must be the name of a function, lower case, with or without its schema"),
+                Matches(_FUNCTION, "must be SCHEMA.NAME or NAME, as the catalog spells it: no quotes, no arguments"),
             ],
             ...,
         ],
         Field(max_length=256),
         Unique(),
     ] = ()
-    """Functions that ``query`` and ``where`` may call besides the built-in ones that only compute. Being read-only
-    doesn't stop a function that sends, locks or writes: name none of these."""
+    """Functions that ``query`` and ``where`` may call besides the built-in ones that only compute, as ``SCHEMA.NAME``,
+    or ``NAME`` for one of pg_catalog. Being read-only doesn't stop a function that sends, locks or writes: name none
+    of these."""
     row_security: Literal["Refuse"] = "Refuse"
     """Row-level security would hide rows silently, so a table that has it for this role is refused."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from extraction_contract.crd import DIRECTORY, KINDS, generated, main
+from extraction_contract.crd import KINDS, ROOT, generated, main
 from extraction_contract.scalars import LABEL
 
 Node = dict
@@ -40,17 +40,17 @@ ALLOWED = {
 
 def test_the_generated_files_are_current() -> None:
     for name, text in generated().items():
-        assert (DIRECTORY / name).read_text() == text, "run: python -m extraction_contract.crd"
+        assert (ROOT / name).read_text() == text, "run: python -m extraction_contract.crd"
 
 
 def test_a_stale_file_is_shown_as_a_diff(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--check", "--directory", str(tmp_path)]) == 1
-    assert main(["--directory", str(tmp_path)]) == 0
-    assert main(["--check", "--directory", str(tmp_path)]) == 0
+    assert main(["--check", "--root", str(tmp_path)]) == 1
+    assert main(["--root", str(tmp_path)]) == 0
+    assert main(["--check", "--root", str(tmp_path)]) == 0
     capsys.readouterr()
-    file = tmp_path / "datasources.yaml"
+    file = tmp_path / "crds" / "datasources.yaml"
     file.write_text(file.read_text().replace("default: 5432", "default: 5433"))
-    assert main(["--check", "--directory", str(tmp_path)]) == 1
+    assert main(["--check", "--root", str(tmp_path)]) == 1
     shown = capsys.readouterr().out
     assert "-                    default: 5433" in shown
     assert "+                    default: 5432" in shown
@@ -104,7 +104,7 @@ def test_fields_that_say_they_may_change_are_those_that_may() -> None:
 
 
 def test_kubectl_shows_what_people_look_for() -> None:
-    job = yaml.safe_load(generated()["extractionjobs.yaml"])["spec"]
+    job = yaml.safe_load(generated()["crds/extractionjobs.yaml"])["spec"]
     assert job["names"]["shortNames"] == ["exj"]
     assert job["names"]["categories"] == ["extraction"]
     assert job["versions"][0]["subresources"] == {"status": {}}
