@@ -33,13 +33,13 @@ LONG = 2048
 _IS_UTF8 = "(SELECT pg_catalog.getdatabaseencoding() = 'UTF8')"
 """A subquery that refers to nothing outside runs once, not for each row."""
 
-# Conditions under which the target can hold a value: the client's side of these rules is stream.convert.
+# Conditions under which the target can hold the value that the plan's expression sends; a DECIMAL is sent as text.
+# The client's side of these rules is stream.convert.
 _REPRESENTABLE = {
     Conversion.DATE: "pg_catalog.isfinite({0})",
     Conversion.TIMESTAMP: "({0} > '-infinity' AND {0} < '294247-01-10 04:00:54.775808+00')",
     Conversion.TIME: "{0} < '24:00:00'",
-    # NaN for NaN and for infinities; before version 14 numeric knows no infinity that it could be compared with.
-    Conversion.DECIMAL: "{0} - {0} = 0",
+    Conversion.DECIMAL: "{0} NOT IN ('NaN', 'Infinity', '-Infinity')",
 }
 
 _STORED_TEXTS = frozenset({"text", "varchar", "name"})
@@ -82,15 +82,17 @@ def form(column: ColumnPlan, on_unrepresentable: OnUnrepresentable) -> Form:
 def _scalar(column: ColumnPlan, *, checked: bool) -> Form:
     name, value = sql.Identifier(column.name).as_string(), f"({column.expression})"
     conversion, kind = Conversion(column.conversion), target_type(column)
-    number = f"{name}::pg_catalog.numeric" if conversion is Conversion.DECIMAL else value
     only = ""
     if checked and conversion in _REPRESENTABLE:
-        only = f" FILTER (WHERE {_REPRESENTABLE[conversion].format(number)})"
+        only = f" FILTER (WHERE {_REPRESENTABLE[conversion].format(value)})"
     count = f"pg_catalog.count({name}){only}"
     if pa.types.is_boolean(kind):
         return Form(count, f"pg_catalog.count(*) FILTER (WHERE {value})", None)
-    has_sum = pa.types.is_integer(kind) or pa.types.is_decimal(kind)
-    total = f"pg_catalog.sum({number}){only}" if has_sum else None
+    total = None
+    if pa.types.is_integer(kind) or pa.types.is_decimal(kind):
+        # Not a number parsed from the text that is sent, but the one that was stored.
+        number = f"{name}::pg_catalog.numeric" if conversion is Conversion.DECIMAL else value
+        total = f"pg_catalog.sum({number}){only}"
     if pa.types.is_binary(kind):
         in_array: bool | None = True
         hashed = _bytea_hash(value)
@@ -165,23 +167,21 @@ def _bytea_hash(value: str) -> str:
 
 
 def _array(column: ColumnPlan, *, checked: bool) -> Form:
-    name, value = sql.Identifier(column.name).as_string(), f"({column.expression})"
+    value = sent = f"({column.expression})"
     conversion, element = Conversion(column.conversion), target_type(column).value_type
-    only = ""
-    if checked:
-        only = f" FILTER (WHERE {name} IS NOT NULL AND ({column.guard}) IS NOT TRUE)"
-        if conversion in _REPRESENTABLE:
-            items = f"{name}::pg_catalog.numeric[]" if conversion is Conversion.DECIMAL else value
-            item = "e::pg_catalog.text" if conversion is Conversion.DECIMAL else "e"
-            kept = _REPRESENTABLE[conversion].format("e")
-            value = f"ARRAY(SELECT CASE WHEN {kept} THEN {item} END FROM pg_catalog.unnest({items}) AS e)"
+    if checked and conversion in _REPRESENTABLE:
+        items = (
+            f"SELECT CASE WHEN {_REPRESENTABLE[conversion].format('e')} THEN e END FROM pg_catalog.unnest({sent}) AS e"
+        )
+        value = f"(CASE WHEN {sent} IS NOT NULL THEN ARRAY({items}) END)"
     if pa.types.is_string(element) or pa.types.is_decimal(element):
-        texts = f"({value}::pg_catalog.text[])"
+        texts = f"{value}::pg_catalog.text[]"
+        items = f"SELECT pg_catalog.textsend(e) FROM pg_catalog.unnest({texts}) AS e"
         hashed = (
             f'CASE WHEN {_IS_UTF8} THEN pg_catalog.hash_array_extended({texts} COLLATE pg_catalog."C", 0)'
-            f" WHEN {name} IS NOT NULL THEN pg_catalog.hash_array_extended("
-            f"ARRAY(SELECT pg_catalog.textsend(e) FROM pg_catalog.unnest({texts}) AS e), 0) END"
+            f" WHEN {sent} IS NOT NULL THEN pg_catalog.hash_array_extended(ARRAY({items}), 0) END"
         )
     else:
         hashed = f"pg_catalog.hash_array_extended({value}, 0)"
-    return Form(f"pg_catalog.count({name}){only}", None, f"pg_catalog.sum({hashed}){only}")
+    # The plan's expression is NULL for an array of a shape that doesn't travel.
+    return Form(f"pg_catalog.count({sent})", None, f"pg_catalog.sum({hashed})")

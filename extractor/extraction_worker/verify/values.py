@@ -56,6 +56,8 @@ class ColumnSums:
     def update(self, array: Array) -> None:
         """Add the values of ``array``."""
         self.count += len(array) - array.null_count
+        if array.null_count == len(array):
+            return
         if self._is_list:
             self._add(_hash_lists(array, padded=self._padded))
             return
@@ -65,24 +67,34 @@ class ColumnSums:
         if self._summed:
             self.total += exact_sum(values)
         if self._is_text:
-            self._add(self._hash_texts(values))
+            self._hash_texts(values)
         elif not self._is_bool:
-            self._add(hash_values(values).sum())
+            self._add(hash_values(values))
 
-    def _add(self, hashed: np.uint64) -> None:
-        self.hashed = (self.hashed + int(hashed)) % _MODULUS
+    def _add(self, hashes: Hashes) -> None:
+        self.hashed = (self.hashed + int(hashes.sum())) % _MODULUS
 
-    def _hash_texts(self, values: Array) -> np.uint64:
-        """Return the sum of hashes; of a column with few distinct values each is hashed once a batch."""
+    def _hash_texts(self, values: Array) -> None:
+        data, offsets = _bytes(values)
+        is_long = np.diff(offsets) >= LONG
+        if is_long.any():
+            bounds = zip(offsets[:-1][is_long].tolist(), offsets[1:][is_long].tolist(), strict=True)
+            digests = [hashlib.sha256(data[start:end].data).hexdigest() for start, end in bounds]
+            self._add(hash_values(pa.array(digests, pa.string())))
+            values = values.filter(pa.array(~is_long))
+        self._add(self._hash_short_texts(values))
+
+    def _hash_short_texts(self, values: Array) -> Hashes:
+        """Hash texts; where a batch has few distinct ones, each of those once, times how often it is there."""
         if self._skipped:
             self._skipped -= 1
-        else:
-            encoded = values.dictionary_encode()
-            if len(encoded.dictionary) * _FEW_DISTINCT <= len(values):
-                times = np.bincount(encoded.indices.to_numpy()).astype(np.uint64)
-                return np.uint64((_hash_shortened(encoded.dictionary) * times).sum())
+            return hash_values(values)
+        encoded = values.dictionary_encode()
+        if len(encoded.dictionary) * _FEW_DISTINCT > len(values):
             self._skipped = _DISTINCT_AGAIN
-        return np.uint64(_hash_shortened(values).sum())
+            return hash_values(values)
+        times: Hashes = np.bincount(encoded.indices.to_numpy()).astype(np.uint64)
+        return hash_values(encoded.dictionary) * times
 
 
 def exact_sum(values: Array) -> int:
@@ -104,6 +116,9 @@ def exact_sum(values: Array) -> int:
 def hash_values(values: Array) -> Hashes:
     """Return PostgreSQL's hash of each value; ``values`` has no nulls. Text and bytea are hashed in full."""
     kind, types = values.type, pa.types
+    if not len(values):
+        # An empty array may have no buffers.
+        return np.empty(0, np.uint64)
     if types.is_string(kind) or types.is_binary(kind):
         return hash_bytes(*_bytes(values))
     if types.is_decimal(kind):
@@ -140,25 +155,11 @@ def _hash_int32(values: npt.NDArray[np.int32]) -> Hashes:
     return hash_uint32(np.ascontiguousarray(values).view(np.uint32))
 
 
-def _hash_shortened(values: Array) -> Hashes:
-    """Hash texts or byteas, those from LONG bytes on by their digest."""
-    data, offsets = _bytes(values)
-    hashes = np.empty(len(values), np.uint64)
-    is_long = np.diff(offsets) >= LONG
-    if not is_long.any():
-        return hash_bytes(data, offsets)
-    digests = [
-        hashlib.sha256(data[offsets[row] : offsets[row + 1]].data).hexdigest() for row in np.flatnonzero(is_long)
-    ]
-    hashes[is_long] = hash_values(pa.array(digests, pa.string()))
-    hashes[~is_long] = hash_values(values.filter(pa.array(~is_long)))
-    return hashes
+def _hash_lists(array: Array, *, padded: bool) -> Hashes:
+    """Return terms that add up to the hashes of lists.
 
-
-def _hash_lists(array: Array, *, padded: bool) -> np.uint64:
-    """Return the sum of the hashes of lists: each folds its elements e by h → 31 h + hash(e), from 1; NULL is 0.
-
-    Unrolled, that is 31^n plus each element's hash times 31 to the number of elements behind it.
+    A list folds the hashes of its elements, 0 for NULL: from 1, by h → 31 h + hash(element). Unrolled, that is 31^n
+    plus each element's hash times 31 to the number of elements behind it.
     """
     bounds = array.offsets.to_numpy().astype(np.int64)
     lengths = np.diff(bounds)
@@ -175,7 +176,7 @@ def _hash_lists(array: Array, *, padded: bool) -> np.uint64:
     behind = np.repeat(bounds[1:], lengths) - 1 - np.arange(bounds[0], bounds[-1])
     hashes *= powers[behind]
     # What lies in the slot of a null list isn't part of any.
-    return np.uint64(np.concatenate([powers[lengths[is_list]], hashes[np.repeat(is_list, lengths)]]).sum())
+    return np.concatenate([powers[lengths[is_list]], hashes[np.repeat(is_list, lengths)]])
 
 
 def _bytes(values: Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
