@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
@@ -64,6 +64,9 @@ class Contract(BaseModel):
     )
 
     RULES: ClassVar[tuple[Rule, ...]] = ()
+    """Rules over several fields."""
+    MUTABLE: ClassVar[frozenset[str] | None] = None
+    """The fields that may change, where the others may not; None where all may."""
 
     @model_validator(mode="after")
     def _follow_rules(self) -> Self:
@@ -72,6 +75,13 @@ class Contract(BaseModel):
             text = "; ".join(message for _, message in broken)
             raise PydanticCustomError(RULES_BROKEN, "{text}", {"text": text, "broken": broken})
         return self
+
+
+def model_in(annotation: object) -> type[Contract] | None:
+    """Return the model that an annotation is about, through ``| None`` and ``tuple[…]``; None when it is a scalar."""
+    if isinstance(annotation, type) and issubclass(annotation, Contract):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := model_in(part))), None)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,11 @@
 
 import difflib
 import re
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from extraction_contract.base import RULES_BROKEN, Contract
+from extraction_contract.base import RULES_BROKEN, Contract, model_in
 from extraction_contract.documents import join_path
 from extraction_contract.problems import Origin, Problem
 
@@ -63,7 +61,11 @@ def nearest(word: str, words: list[str]) -> str | None:
 
 def _unknown_field(details: ErrorDetails, model: type[Contract]) -> str:
     *parents, name = details["loc"]
-    holder = _model_at(model, parents)
+    holder: type[Contract] | None = model
+    for step in parents:
+        if isinstance(step, str) and holder is not None:
+            aliases = {field.alias or own: field.annotation for own, field in holder.model_fields.items()}
+            holder = model_in(aliases.get(step))
     known = [field.alias or own for own, field in holder.model_fields.items()] if holder else []
     meant = nearest(str(name), known)
     if meant is not None:
@@ -71,29 +73,3 @@ def _unknown_field(details: ErrorDetails, model: type[Contract]) -> str:
     if _CREDENTIAL.search(str(name)):
         return "credentials don't belong here: put them into a Secret and name it in credentialsSecretRef"
     return f"unknown field; there are {', '.join(known)}" if known else "unknown field"
-
-
-def _model_at(model: type[Contract], path: list[int | str]) -> type[Contract] | None:
-    """Return the model that a path of aliases and indexes leads to."""
-    current: Any = model
-    for step in path:
-        current = _plain(current)
-        if isinstance(current, type) and issubclass(current, Contract):
-            by_alias = {field.alias or name: field.annotation for name, field in current.model_fields.items()}
-            current = by_alias.get(str(step))
-        elif get_origin(current) is tuple:
-            current = get_args(current)[0]
-        else:
-            return None
-    current = _plain(current)
-    return current if isinstance(current, type) and issubclass(current, Contract) else None
-
-
-def _plain(annotation: Any) -> Any:
-    """Take off ``| None`` and ``Annotated``."""
-    while (origin := get_origin(annotation)) is not None and origin is not tuple:
-        if origin in {Union, UnionType} or hasattr(annotation, "__metadata__"):
-            annotation = get_args(annotation)[0]
-        else:
-            break
-    return annotation

@@ -125,10 +125,7 @@ class ExtractionJobSpec(Contract):
     pod_template: PodTemplate = PodTemplate()
     """What the job's pods are given."""
 
-    MUTABLE: ClassVar[frozenset[str]] = frozenset(
-        {"parallelism", "ttlSecondsAfterFinished", "suspend", "cancel", "retry"}
-    )
-    """Fields of ``spec`` that may change; the CRD refuses a change of every other one."""
+    MUTABLE = frozenset({"parallelism", "ttlSecondsAfterFinished", "suspend", "cancel", "retry"})
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

@@ -1,6 +1,7 @@
 """Scalars of the contract: quantities of bytes and durations (parsed once, the text kept), names, paths."""
 
 import re
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import ROUND_CEILING, Decimal
@@ -69,7 +70,7 @@ class Duration(timedelta):
 
 
 @dataclass(frozen=True)
-class _Between:
+class _Between(ABC):
     """Annotates a scalar: the values that it may have, both ends included."""
 
     least: str
@@ -79,14 +80,14 @@ class _Between:
     what: ClassVar[str]
 
     @property
+    @abstractmethod
     def schema(self) -> JsonSchemaValue:
         """The scalar in the CRD, without the rule."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def rule(self) -> str:
         """The rule in CEL: it parses, and it is in between."""
-        raise NotImplementedError
 
     @property
     def message(self) -> str:

@@ -13,8 +13,8 @@ _ENDPOINT = r"https?://[A-Za-z0-9_.-]+(:[0-9]{1,5})?/?"
 _COMPRESSIONS = {
     "Parquet": ("zstd", "lz4", "snappy", "gzip", "none"),
     "Arrow": ("zstd", "lz4", "none"),
-    "CSV": ("zstd", "lz4", "gzip", "none"),
-    "JSONL": ("zstd", "lz4", "gzip", "none"),
+    "CSV": ("zstd", "gzip", "none"),
+    "JSONL": ("zstd", "gzip", "none"),
 }
 
 
@@ -24,16 +24,16 @@ class FileFormat(Contract):
     type: Literal["Parquet", "Arrow", "CSV", "JSONL"] = "Parquet"
     """Parquet, Arrow IPC, CSV with a header line, or one JSON object a line."""
     compression: Literal["zstd", "lz4", "snappy", "gzip", "none"] = "zstd"
-    """Parquet has all of these, Arrow ``zstd`` and ``lz4``, the text formats all but ``snappy``."""
+    """Parquet has all of these, Arrow ``zstd`` and ``lz4``, the text formats ``zstd`` and ``gzip``."""
     target_file_bytes: Annotated[Quantity, Bytes("64Ki", "64Gi")] | None = None
     """Start the next file after about this many bytes; unset is one file for each chunk."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "compression",
-            "compression must be one that the format has: Arrow zstd, lz4, none; CSV and JSONL zstd, lz4, gzip, none",
-            "self.type == 'Parquet' || self.compression in ['zstd', 'lz4', 'none']"
-            " || (self.compression == 'gzip' && self.type != 'Arrow')",
+            "compression must be one that the format has: Arrow zstd, lz4, none; CSV and JSONL zstd, gzip, none",
+            "self.type == 'Parquet' || self.compression in"
+            " (self.type == 'Arrow' ? ['zstd', 'lz4', 'none'] : ['zstd', 'gzip', 'none'])",
             lambda self: self.compression in _COMPRESSIONS[self.type],
         ),
     )
