@@ -91,15 +91,15 @@ class Relation:
 
 
 def server_facts(connection: Connection) -> ServerFacts:
-    """Read the server's facts.
+    """Return what the server said of itself when the session began.
 
     Raises
     ------
     UnsupportedSource
         The database's encoding is SQL_ASCII: nobody knows what its bytes mean.
     """
-    row = connection.execute("SELECT pg_catalog.current_setting('server_encoding')").fetchone()
-    facts = ServerFacts(connection.info.server_version, str(row[0]) if row else "")
+    encoding = connection.info.parameter_status("server_encoding") or ""
+    facts = ServerFacts(connection.info.server_version, encoding)
     if facts.encoding == "SQL_ASCII":
         raise UnsupportedSource(
             "The database's encoding is SQL_ASCII: the server doesn't know what its texts mean.",
@@ -115,7 +115,7 @@ SELECT p.parts, n.oid, pg_catalog.has_schema_privilege(n.oid, 'USAGE'),
        c.oid, c.relkind::text, c.relpersistence::text, pg_catalog.row_security_active(c.oid),
        pg_catalog.has_table_privilege(c.oid, 'SELECT'), pg_catalog.has_any_column_privilege(c.oid, 'SELECT'),
        pg_catalog.has_column_privilege(c.oid, (-1)::int2, 'SELECT'),
-       pg_catalog.format('%%I.%%I', n.nspname, c.relname),
+       pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(c.relname),
        current_user::text, pg_catalog.pg_is_in_recovery()
 FROM (SELECT pg_catalog.parse_ident(%(name)s) AS parts) AS p
 LEFT JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.parts[1]
@@ -253,20 +253,18 @@ def _not_found(connection: Connection, schema: str, table: str, no_schema: bool)
         {"schema": schema, "table": table},
     ).fetchall()
     what = f'Schema "{schema}"' if no_schema else f'Table "{schema}"."{table}"'
-    return NotFound(f"{what} doesn't exist.", hint=near(f"{schema}.{table}", {f"{s}.{t}": q for s, t, q in rows}))
+    elsewhere = [written for _, name, written in rows if name.lower() == table.lower()]
+    return NotFound(f"{what} doesn't exist.", hint=_hint([*elsewhere, *_near(table, {row[1]: row[2] for row in rows})]))
 
 
-def near(name: str, candidates: dict[str, str]) -> str:
-    """Return ``Did you mean …?`` with the candidates that are near to ``name``, or nothing.
-
-    Parameters
-    ----------
-    candidates
-        From each name to how it is written.
-    """
+def _near(name: str, candidates: dict[str, str]) -> list[str]:
+    """Return how the candidates that are near to ``name`` are written; ``candidates`` is by name."""
     folded = {candidate.lower(): written for candidate, written in candidates.items()}
-    found = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.7)
-    return f"Did you mean {' or '.join(folded[match] for match in found)}?" if found else ""
+    return [folded[match] for match in difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.7)]
+
+
+def _hint(names: list[str]) -> str:
+    return f"Did you mean {' or '.join(list(dict.fromkeys(names))[:3])}?" if names else ""
 
 
 # Columns ---------------------------------------------------------------------------------------------------------
@@ -351,7 +349,7 @@ def list_columns(
         raise InvalidManifest(f"{relation.name} has no columns to extract.")
     for name in names:
         if name not in found:
-            hint = near(name, {other: other for other in found}) or "Names are exact: case counts."
+            hint = _hint(_near(name, {other: other for other in found})) or "Names are exact: case counts."
             raise NotFound(f"columns: {relation.name} has no column {name}.", hint=hint)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidManifest(f"columns: {', '.join(twice)} is there more than once.")
