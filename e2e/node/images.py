@@ -58,22 +58,25 @@ class ProgramImage:
 
 
 def node_images(programs: Path) -> list[Path]:
-    """Return archives of the images that each node has: pause, CoreDNS and busybox; made once."""
-    applets = run(BUSYBOX, "--list").split()
+    """Return archives of the images that each node needs; they are made once."""
     images = [
         ProgramImage("localhost/pause:1", programs / "pause", "pause", user="65535"),
         ProgramImage(f"localhost/coredns:{COREDNS.version}", programs / "coredns", "coredns", user="65532"),
-        ProgramImage(
-            "localhost/busybox:1", BUSYBOX, "bin/busybox", tuple(f"bin/{name}" for name in applets if name != "busybox")
-        ),
     ]
     archives = []
     for image in images:
-        archive = programs / (image.path.split("/")[-1] + ".tar")
+        archive = programs / f"{image.path}.tar"
         if not archive.exists():
             image.write(archive)
         archives.append(archive)
     return archives
+
+
+def busybox(archive: Path) -> None:
+    """Write an image of this machine's static busybox, with its whole toolbox under /bin, for pods of tests."""
+    links = tuple(f"bin/{name}" for name in run(BUSYBOX, "--list").split() if name != "busybox")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    ProgramImage("localhost/busybox:1", BUSYBOX, "bin/busybox", links).write(archive)
 
 
 def load_archive(layout: Layout, archive: Path) -> None:

@@ -1,0 +1,1 @@
+"""What the tests share: the cluster by kubectl, its engine, servers on the host."""

@@ -1,0 +1,165 @@
+"""A cluster comes and goes without a trace, whole or half-made. On the stand-in alone: kind's traces are Docker's."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from e2e.node.requirements import cgroup_roots
+from e2e.node.processes import Process
+from e2e.node.state import existing, state_root
+
+KIND = Path(__file__).parent / "node" / "kind"
+NAME = "e2e-short"
+# Twenty when asked; few on each run.
+ROUNDS = int(os.environ.get("LIFECYCLE_ROUNDS", "2"))
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    if Path(request.config.option.kind_bin).parent.name != "node":
+        pytest.skip("these are tests of the stand-in")
+    yield tmp_path / "kubeconfig"
+    kind("delete", "cluster", "--name", NAME, "--kubeconfig", str(tmp_path / "kubeconfig"))
+
+
+def kind(*words: str) -> str:
+    return subprocess.run([KIND, *words], stdout=subprocess.PIPE, text=True, check=True, timeout=300).stdout
+
+
+@dataclass(frozen=True)
+class Machine:
+    """All that a cluster could leave behind: what is there now that was not before."""
+
+    processes: frozenset[str]
+    mounts: frozenset[str]
+    links: frozenset[str]
+    rules: frozenset[str]
+    network_namespaces: frozenset[str]
+    cgroups: frozenset[str]
+    settings: frozenset[str]
+    clusters: frozenset[str]
+
+
+NODE_PROGRAMS = {
+    "containerd", "containerd-shim", "coredns", "etcd", "kube-apiserver", "kube-controller", "kube-proxy",
+    "kube-scheduler", "kubelet", "pause", "unshare",
+}  # fmt: skip
+SYSCTLS = ("net/ipv4/ip_forward", "vm/overcommit_memory", "vm/panic_on_oom", "kernel/panic", "kernel/panic_on_oops",
+           "kernel/keys/root_maxkeys", "kernel/keys/root_maxbytes", "net/netfilter/nf_conntrack_max")  # fmt: skip
+
+
+def output(*command: str) -> str:
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def _processes() -> Iterator[str]:
+    """Yield the processes that look like a node's, but for those of other clusters, whose pods come and go."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            name, stat = (folder / "comm").read_text().strip(), (folder / "stat").read_text().rsplit(")", 1)[1].split()
+            found[int(folder.name)] = (name, int(stat[1]), stat[19])
+    others = {
+        launcher.pid for layout in existing() if layout.name != NAME and (launcher := Process.read(layout.init_file))
+    }
+    for pid, (name, parent, start) in found.items():
+        lineage = {pid}
+        while parent in found:
+            lineage.add(parent)
+            parent = found[parent][1]
+        if name in NODE_PROGRAMS and not lineage & others:
+            yield f"{pid} {start} {name}"
+
+
+def look() -> Machine:
+    """Describe this machine, without what others may be doing on it."""
+    return Machine(
+        frozenset(_processes()),
+        frozenset(line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()),
+        frozenset(line.split(":")[1] for line in output("ip", "-oneline", "link").splitlines()),
+        frozenset(line for line in output("iptables-save").splitlines() if not line.startswith(("#", ":"))),
+        frozenset(output("ip", "netns", "list").splitlines()),
+        frozenset(str(path) for root in cgroup_roots() for path in root.rglob(f"*extraction-node-{NAME}*")),
+        frozenset(f"{key} {Path('/proc/sys', key).read_text()}" for key in SYSCTLS if Path("/proc/sys", key).exists()),
+        frozenset(entry.name for entry in state_root().glob("*")) - {".lock"},
+    )
+
+
+def assert_as_before(before: Machine) -> None:
+    now = look()
+    # Processes that others ended meanwhile are no trace.
+    assert now.processes <= before.processes
+    assert replace(now, processes=before.processes) == before
+
+
+def test_creating_and_deleting_leaves_the_machine_as_it_was(kubeconfig: Path) -> None:
+    before = look()
+    for _ in range(ROUNDS):
+        kind("create", "cluster", "--name", NAME, "--kubeconfig", str(kubeconfig))
+        assert NAME in kind("get", "clusters").split()
+        assert kind("get", "nodes", "--name", NAME) == f"{NAME}-control-plane\n"
+        assert look() != before
+        kind("delete", "cluster", "--name", NAME, "--kubeconfig", str(kubeconfig))
+        assert_as_before(before)
+        assert "e2e-short" not in kubeconfig.read_text()
+
+
+def test_create_reuses_what_runs_and_replaces_what_has_died(kubeconfig: Path) -> None:
+    options = ("--name", NAME, "--kubeconfig", str(kubeconfig))
+    kind("create", "cluster", *options)
+    record = state_root() / NAME / "init.json"
+    first = record.read_text()
+    kubeconfig.unlink()
+    kind("create", "cluster", *options)
+    assert record.read_text() == first
+    assert kubeconfig.exists()
+    kind("crash", "etcd", "kube-apiserver", "--name", NAME)
+    deadline = time.monotonic() + 60
+    while "e2e-short" not in kind("get", "clusters") or not _answers(kubeconfig):
+        assert time.monotonic() < deadline, "the components did not come back"
+        time.sleep(0.5)
+
+
+def _answers(kubeconfig: Path) -> bool:
+    kubectl = Path(kind("programs").strip()) / "kubectl"
+    command = [kubectl, "--kubeconfig", kubeconfig, "--request-timeout=2s", "get", "nodes"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("stage", ["Preparing", "Starting", "Installing", "Waiting"])
+def test_a_crash_half_way_is_cleaned_by_the_next_delete(kubeconfig: Path, stage: str) -> None:
+    before = look()
+    creating = subprocess.Popen(
+        [KIND, "create", "cluster", "--name", NAME, "--kubeconfig", kubeconfig], stderr=subprocess.PIPE, text=True
+    )
+    for line in creating.stderr:
+        if stage in line:
+            creating.send_signal(signal.SIGKILL)
+            break
+    creating.communicate(timeout=30)
+    kind("delete", "cluster", "--name", NAME, "--kubeconfig", str(kubeconfig))
+    assert_as_before(before)
+
+
+def test_a_manifest_that_asks_for_more_than_one_node_is_refused(kubeconfig: Path, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"kind": "Cluster", "apiVersion": "kind.x-k8s.io/v1alpha4", "nodes": [{}, {"role": "worker"}]}')
+    done = subprocess.run(
+        [KIND, "create", "cluster", "--name", NAME, "--config", config], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "one control-plane node" in done.stderr
+    assert NAME not in kind("get", "clusters").split()
+
+
+def test_without_clusters_the_words_are_those_of_kind(kubeconfig: Path) -> None:
+    done = subprocess.run([KIND, "get", "nodes", "--name", NAME], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", f'No kind nodes found for cluster "{NAME}".\n')
+    assert kind("version").startswith("kind v")
