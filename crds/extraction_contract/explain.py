@@ -23,9 +23,9 @@ _MESSAGES = {
     "literal_error": "must be {expected}",
     "greater_than_equal": "must be at least {ge}",
     "less_than_equal": "must be at most {le}",
-    "string_too_short": "must have at least {min_length} characters",
+    "string_too_short": "must have {min_length} or more characters",
     "string_too_long": "must have at most {max_length} characters",
-    "too_short": "must have at least {min_length} items",
+    "too_short": "must have {min_length} or more items",
     "too_long": "must have at most {max_length} items",
     "json_invalid": "contains text that isn't valid Unicode",
 }

@@ -157,16 +157,14 @@ class Lasts(_Between):
 
 # Names and paths -------------------------------------------------------------------------------------------------
 
-_LABEL = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
-_SEGMENT = r"[A-Za-z0-9_=+@,:~-][A-Za-z0-9._=+@,:~-]*"
-
-LABEL = f"{_LABEL}"
+LABEL = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 """Regular expression of a DNS label, without its length."""
+_SEGMENT = r"[A-Za-z0-9_=+@,:~-][A-Za-z0-9._=+@,:~-]*"
 
 ObjectName = Annotated[
     str,
     Field(min_length=1, max_length=253),
-    Matches(rf"{_LABEL}(\.{_LABEL})*", "must be the name of an object: lower case letters, digits, '-' and '.'"),
+    Matches(rf"{LABEL}(\.{LABEL})*", "must be the name of an object: lower case letters, digits, '-' and '.'"),
 ]
 """The name of an object of Kubernetes that we refer to (a DNS subdomain)."""
 

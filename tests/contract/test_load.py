@@ -92,7 +92,7 @@ def test_every_problem_of_every_file_is_said_at_once(tmp_path: Path) -> None:
     first = written(tmp_path, "job.yaml", SOURCE.replace("shop-db", '""'), bad_job)
     second = written(tmp_path, "more.yaml", JOB.replace("kind: ExtractionJob", "kind: ExtractionJobb"))
     assert complaints(first, second, tmp_path / "none.yaml") == [
-        "job.yaml, document 1, spec.connection.host: must have at least 1 characters",
+        "job.yaml, document 1, spec.connection.host: must have 1 or more characters",
         f"job.yaml, document 2, spec.partitioning.targetBytes: {A_QUANTITY}",
         "job.yaml, document 2, spec.parallelism: must be at least 1",
         "more.yaml, document 1, kind: did you mean ExtractionJob?",
