@@ -5,6 +5,7 @@ the parser names; the edited text is parsed again and may differ from the first 
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from extraction_worker.errors import InvalidQuery
 from extraction_worker.source.syntax import Node, Token, Tree, names, parse, same, scan
@@ -13,8 +14,10 @@ from extraction_worker.source.vocabulary import CLOCK_WORDS
 _MICROSECONDS = 6
 
 
-def fix_clock(data: bytes, tree: Tree, clocks: tuple[Node, ...], planned_at: datetime, field: str) -> bytes:
-    """Return the text with typed literals of ``planned_at``, in UTC, where it read the clock.
+def fix_clock(
+    data: bytes, tree: Tree, clocks: tuple[Node, ...], planned_at: datetime, field: str
+) -> tuple[bytes, Tree]:
+    """Return the text with typed literals of ``planned_at``, in UTC, where it read the clock, and its tree.
 
     A literal is ``pg_catalog.timestamptz '…'``: as much one word of the grammar as the call was. Where the reading
     may give an output column its name (``SELECT now()``), it is ``(SELECT … AS "now")``, which gives it, too.
@@ -32,21 +35,31 @@ def fix_clock(data: bytes, tree: Tree, clocks: tuple[Node, ...], planned_at: dat
         A clock where the grammar allows no literal.
     """
     if not clocks:
-        return data
+        return data, tree
     tokens = scan(data, field)
-    edits: list[tuple[int, int, bytes]] = []
+    index = {token.start: number for number, token in enumerate(tokens)}
+    pieces: list[bytes] = []
+    copied = 0
     swapped = {}
-    for node in clocks:
+    for node in sorted(clocks, key=lambda node: node.location):
         literal = _literal(node, planned_at)
-        edits.append((*_extent(node, tokens, field), f" {literal} ".encode()))
-        target = parse(f"SELECT {literal}".encode(), field)["stmts"][0]["stmt"]["SelectStmt"]["targetList"][0]
-        swapped[id(node.value)] = target["ResTarget"]["val"]
-    edited = data
-    for start, end, literal_bytes in sorted(edits, reverse=True):
-        edited = edited[:start] + literal_bytes + edited[end:]
-    if not same(tree, parse(edited, field), swapped):
+        swapped[id(node.value)] = _parsed(literal)
+        start, end = _extent(node, tokens, index)
+        pieces += [data[copied:start], f" {literal} ".encode()]
+        copied = end
+    edited = b"".join([*pieces, data[copied:]])
+    edited_tree = parse(edited, field)
+    if not same(tree, edited_tree, swapped):
         raise InvalidQuery(f"{field}: the clock can't be read here.", hint="Write a literal instead.")
-    return edited
+    return edited, edited_tree
+
+
+@lru_cache(maxsize=64)
+def _parsed(literal: str) -> Tree:
+    """Return the node of a literal, as ``{"KIND": {…}}``."""
+    statement = parse(f"SELECT {literal}".encode(), "now()")["stmts"][0]["stmt"]["SelectStmt"]
+    node: Tree = statement["targetList"][0]["ResTarget"]["val"]
+    return node
 
 
 def _literal(node: Node, planned_at: datetime) -> str:
@@ -71,12 +84,9 @@ def _may_name_a_column(node: Node) -> bool:
     return False
 
 
-def _extent(node: Node, tokens: list[Token], field: str) -> tuple[int, int]:
+def _extent(node: Node, tokens: list[Token], index: dict[int, int]) -> tuple[int, int]:
     """Return the byte offsets of a clock's words, with its parentheses."""
-    first = next((index for index, token in enumerate(tokens) if token.start == node.location), None)
-    if first is None:
-        raise InvalidQuery(f"{field}: the clock's place in the text isn't known.")
-    last = first
+    first = last = index[node.location]
     if node.kind == "FuncCall" or str(node.value["op"]).endswith("_N"):
         while tokens[last].kind != "ASCII_41":
             last += 1

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from extraction_worker.errors import InvalidQuery
-from extraction_worker.source.lookup import Catalog, Connection, Function, look_up
-from extraction_worker.source.references import Call, Name, References, inspect
+from extraction_worker.source.lookup import Catalog, Connection, Function, folded, look_up
+from extraction_worker.source.references import Attribute, Call, Name, References, inspect
 from extraction_worker.source.syntax import parse
-from extraction_worker.source.vocabulary import ONCE_VOLATILE
+from extraction_worker.source.vocabulary import ONCE_VOLATILE, RENAMED
 
 # It could end the session contract: hidden rows and writes would follow.
 _NEVER = frozenset({Name("pg_catalog", "set_config")})
@@ -134,7 +134,10 @@ class _Check:
         if name in _NEVER:
             raise InvalidQuery(f"{self.field}: function {name} would end the session's safeguards.")
         if not known:
-            if call.by_syntax:  # an older server has another name for it, and it is built in there, too
+            if call.arguments == 1 and name in self.catalog.types:  # date('2026-01-01') is a cast
+                self.type(call.function)
+                return {}
+            if call.by_syntax and name.name in RENAMED:
                 return {}
             raise InvalidQuery(
                 f"{self.field}: there is no function {call.function}.",
@@ -145,16 +148,16 @@ class _Check:
             raise self.refusal(name)
         return _changed_by_chunks(name, meant, in_from=call.in_from)
 
-    def attribute(self, attribute: str) -> None:
-        # A server in a Turkish single-byte locale folds this letter to an ASCII one.
-        name = Name("pg_catalog", attribute.replace("\u0130", "i"))
-        known = self.catalog.functions.get(name, [])
-        if name in self.allowed or all(function.harmless() for function in known if function.takes(1)):
-            return
-        raise InvalidQuery(
-            f'{self.field}: where there is no column "{attribute}", .{attribute} calls the function {name}.',
-            hint="If it is a column, write its name without the table's.",
-        )
+    def attribute(self, attribute: Attribute) -> None:
+        name = Name("pg_catalog", folded(attribute.name))
+        for function in self.catalog.functions.get(name, []):
+            callable_so = function.takes(1) and (attribute.of_value or function.takes_row)
+            if callable_so and name not in self.allowed and not function.harmless():
+                raise InvalidQuery(
+                    f'{self.field}: where there is no column "{attribute.name}", .{attribute.name} calls a function '
+                    "that isn't allowed.",
+                    hint="If it is a column, write its name without the table's.",
+                )
 
     def operator(self, operator: Name) -> dict[str, None]:
         unchunkable: dict[str, None] = {}

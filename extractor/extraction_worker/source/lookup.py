@@ -26,6 +26,8 @@ class Function(NamedTuple):
     returns_set: bool
     fewest: int
     most: int
+    takes_row: bool
+    """Its first argument may be a whole row: a composite type, or a pseudo-type such as anyelement."""
 
     def takes(self, arguments: int) -> bool:
         """Tell whether a call with that many arguments can mean this one."""
@@ -85,17 +87,18 @@ types AS (
 functions AS (
     SELECT p.oid, n.nspname, p.proname, p.oid < 16384 AS built_in, p.provolatile, p.prokind, p.proretset,
         p.pronargs - p.pronargdefaults - (p.provariadic <> 0)::int AS fewest,
-        CASE WHEN p.provariadic <> 0 THEN 32767 ELSE p.pronargs END AS most
+        CASE WHEN p.provariadic <> 0 THEN 32767 ELSE p.pronargs END AS most,
+        EXISTS (SELECT FROM pg_catalog.pg_type t WHERE t.oid = p.proargtypes[0] AND t.typtype IN ('p', 'c')) AS of_row
     FROM pg_catalog.pg_proc p
     JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
 )
 SELECT 'function', a.schema, a.name, f.nspname, f.proname, f.built_in, f.provolatile::text, f.prokind::text,
-    f.proretset, f.fewest, f.most, NULL::text[], NULL::text[], NULL::text[]
+    f.proretset, f.fewest, f.most, f.of_row, NULL::text[], NULL::text[], NULL::text[]
 FROM asked_functions a
 JOIN functions f ON f.nspname = a.schema AND f.proname = a.name
 UNION ALL
 SELECT 'operator', a.schema, a.name, f.nspname, f.proname, f.built_in, f.provolatile::text, f.prokind::text,
-    f.proretset, f.fewest, f.most, NULL, NULL, NULL
+    f.proretset, f.fewest, f.most, f.of_row, NULL, NULL, NULL
 FROM asked_operators a
 JOIN pg_catalog.pg_namespace n ON n.nspname = a.schema
 JOIN pg_catalog.pg_operator o ON o.oprnamespace = n.oid AND o.oprname = a.name
@@ -103,7 +106,7 @@ JOIN functions f ON f.oid = o.oprcode
 UNION ALL
 SELECT 'type', a.schema, a.name, n.nspname, t.typname, t.oid < 16384, '', t.typtype::text,
     t.oid >= 16384 AND EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.oid = t.typelem AND e.typarray = t.oid),
-    0, 0,
+    0, 0, false,
     ARRAY(SELECT pg_catalog.pg_get_constraintdef(k.oid) FROM pg_catalog.pg_constraint k
           WHERE k.contypid = t.oid AND k.contype = 'c' ORDER BY 1),
     ARRAY(SELECT f.nspname FROM pg_catalog.pg_cast c JOIN functions f ON f.oid = c.castfunc
@@ -114,7 +117,7 @@ FROM types a
 JOIN pg_catalog.pg_type t ON t.oid = a.oid
 JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
 UNION ALL
-SELECT 'setting', '', s, '', pg_catalog.current_setting(s), true, '', '', false, 0, 0, NULL, NULL, NULL
+SELECT 'setting', '', s, '', pg_catalog.current_setting(s), true, '', '', false, 0, 0, false, NULL, NULL, NULL
 FROM unnest(%(settings)s::text[]) AS s
 """
 
@@ -128,18 +131,20 @@ def look_up(connection: Connection, references: References) -> Catalog:
         The session isn't under the contract: the names, or the strings, could mean something else there.
     """
     functions = {call.function for call in references.calls}
-    functions |= {Name("", name.replace("\u0130", "i")) for name in references.attributes}
+    functions |= {Name("", folded(attribute.name)) for attribute in references.attributes}
+    # inet('10.0.0.1') is a cast where no function has the name.
+    named_types = references.types | {call.function for call in references.calls if call.arguments == 1}
     rows = connection.execute(
         _LOOK_UP,
         {
             **_arrays("function", functions),
             **_arrays("operator", references.operators),
-            **_arrays("type", references.types),
+            **_arrays("type", named_types),
             "settings": list(_CONTRACT),
         },
     ).fetchall()
     catalog = Catalog(defaultdict(list), defaultdict(list), defaultdict(list))
-    for what, schema, name, found_schema, found, built_in, volatility, kind, flag, fewest, most, *lists in rows:
+    for what, schema, name, found_schema, found, built_in, volatility, kind, flag, fewest, most, row, *lists in rows:
         asked, found_name = Name(schema, name), Name(found_schema, found)
         if what == "setting":
             if found.strip('"') != _CONTRACT[name]:
@@ -149,8 +154,13 @@ def look_up(connection: Connection, references: References) -> Catalog:
             catalog.types[asked].append(Type(found_name, built_in, kind, flag, tuple(lists[0]), casts))
         else:
             known = catalog.functions if what == "function" else catalog.operators
-            known[asked].append(Function(found_name, built_in, volatility, kind, flag, fewest, most))
+            known[asked].append(Function(found_name, built_in, volatility, kind, flag, fewest, most, row))
     return catalog
+
+
+def folded(name: str) -> str:
+    """Return a name as the oddest server folds it: İ is an ASCII i in a Turkish single-byte locale."""
+    return name.replace("\u0130", "i")
 
 
 def _arrays(what: str, asked: Iterable[Name]) -> dict[str, list[str]]:

@@ -89,8 +89,8 @@ def check_query(text: str, *, planned_at: datetime, field: str = "spec.query") -
     tree = parse(data, field)
     facts = inspect(tree, field)
     references = replace(facts.references, modern_number=modern_number(data, tokens))
-    data = fix_clock(data, tree, facts.clocks, planned_at, field)
-    statement = _select(parse(data, field), field)
+    data, tree = fix_clock(data, tree, facts.clocks, planned_at, field)
+    statement = _select(tree, field)
     wrapped = _select(parse(b"SELECT FROM (\n" + data + b'\n) AS "q"', field), field)
     template = _select(parse(b'SELECT FROM (SELECT) AS "q"', field), field)
     hole = template["fromClause"][0]["RangeSubselect"]["subquery"]["SelectStmt"]
@@ -124,9 +124,10 @@ def check_predicate(text: str, *, planned_at: datetime, field: str = "spec.where
     condition = _condition(tree, field)
     facts = inspect(condition, field, kind="Node")
     references = replace(facts.references, modern_number=modern_number(data, tokens))
-    data = fix_clock(_BARE + data, tree, facts.clocks, planned_at, field)[start:]
+    data, tree = fix_clock(_BARE + data, tree, facts.clocks, planned_at, field)
+    data = data[start:]
     # Without parentheses and within them: only an expression is the same in both.
-    bare = _condition(parse(_BARE + data, field), field)
+    bare = _condition(tree, field)
     wrapped = _condition(parse(_BARE + b"(\n" + data + b"\n)", field), field)
     if not same(bare, wrapped):
         raise InvalidQuery(f"{field}: it means something else within parentheses.")
@@ -139,7 +140,7 @@ def _refuse_empty_or_several(data: bytes, tokens: list[Token], field: str, what:
     for token in tokens:
         if token.kind == _SEMICOLON:
             raise InvalidQuery(
-                f"{field}: a semicolon ends the statement ({position(data, token.start)}).",
+                f"{field}: a semicolon ends the statement ({position(data[: token.start].decode())}).",
                 hint=f"Write {what} alone.",
             )
 

@@ -41,6 +41,14 @@ class Call(NamedTuple):
     """The grammar made it of other words (``EXTRACT``, ``AT TIME ZONE``); older servers may name it otherwise."""
 
 
+class Attribute(NamedTuple):
+    """``b`` of ``a.b`` or ``(a).b``: where there is no such column, PostgreSQL calls the function ``b(a)``."""
+
+    name: str
+    of_value: bool
+    """``a`` may be a plain value; otherwise it is a row, which few functions take."""
+
+
 @dataclass(frozen=True, slots=True)
 class References:
     """Names that a text uses. The server knows what they mean: :mod:`extraction_worker.source.functions`."""
@@ -48,8 +56,7 @@ class References:
     relations: frozenset[Name] = frozenset()
     """Tables, views and the like in any FROM, without names of WITH queries."""
     calls: frozenset[Call] = frozenset()
-    attributes: frozenset[str] = frozenset()
-    """``b`` of ``a.b`` and ``(a).b``: where no such column is found, PostgreSQL calls the function ``b(a)``."""
+    attributes: frozenset[Attribute] = frozenset()
     operators: frozenset[Name] = frozenset()
     types: frozenset[Name] = frozenset()
     """Of casts and column definitions."""
@@ -111,34 +118,38 @@ class _Inspection:
         self.relations: set[Name] = set()
         self.with_names: set[str] = set()
         self.calls: set[Call] = set()
-        self.attributes: set[str] = set()
+        self.attributes: set[Attribute] = set()
+        self.columns: list[list[str]] = []
+        self.functions_in_from: set[str] = set()
         self.operators: set[Name] = set()
         self.types: set[Name] = set()
         self.unchunkable: dict[str, None] = {}
         self.clocks: list[Node] = []
 
     def run(self, tree: Tree, kind: str) -> Facts:
+        rules = {kind: getattr(self, f"see_{kind}", None) for kind in ALLOWED_NODES}
         for node in walk(tree, kind):
-            if node.kind not in ALLOWED_NODES:
+            if node.kind not in rules:
                 raise self.refusal(node)
-            rule = getattr(self, f"see_{node.kind}", None)
-            if rule is not None:
+            if (rule := rules[node.kind]) is not None:
                 rule(node)
-            # Operators stand in fields of several kinds of node.
-            for key in ("name", "operName", "useOp"):
-                if node.kind in {"A_Expr", "SubLink", "SortBy"} and node.value.get(key):
-                    self.operators.add(self.name(names(node.value[key]), "operator"))
+        for *_, relation, column in self.columns:
+            # The row of a function in FROM is a plain value where the function returns one.
+            self.attribute(column, of_value=bool(self.functions_in_from & {relation, ""}))
         relations = frozenset(self.relations - {Name("", name) for name in self.with_names})
-        for relation in sorted(relations):
-            if not relation.schema and not relation.name.startswith("pg_"):
+        for name in sorted(relations):
+            if not name.schema and not name.name.startswith("pg_"):
                 raise InvalidQuery(
-                    f'{self.field}: table "{relation.name}" has no schema.',
-                    hint=f"Write it with its schema, e.g. public.{relation.name}: search_path is empty.",
+                    f'{self.field}: table "{name}" has no schema.',
+                    hint=f"Write it with its schema, e.g. public.{name}: search_path is empty.",
                 )
         references = References(
-            relations, frozenset(self.calls), frozenset(self.attributes), frozenset(self.operators),
+            relations,
+            frozenset(self.calls),
+            frozenset(self.attributes),
+            frozenset(self.operators),
             frozenset(self.types),
-        )  # fmt: skip
+        )
         return Facts(references, tuple(self.unchunkable), tuple(self.clocks))
 
     def refusal(self, node: Node) -> InvalidQuery:
@@ -214,20 +225,37 @@ class _Inspection:
     def see_CommonTableExpr(self, node: Node) -> None:  # noqa: N802
         self.with_names.add(node.value["ctename"])
 
+    def see_RangeFunction(self, node: Node) -> None:  # noqa: N802
+        # Without an alias its name follows from rules of its own; "" stands for any.
+        self.functions_in_from.add(node.value.get("alias", {}).get("aliasname", ""))
+
     def see_ColumnRef(self, node: Node) -> None:  # noqa: N802
         parts = names(node.value["fields"])
         if len(parts) > 1 and parts[-1]:
-            self.attribute(parts[-1])
+            self.columns.append(parts)
 
     def see_A_Indirection(self, node: Node) -> None:  # noqa: N802
         for name in names(node.value["indirection"]):
             if name:
-                self.attribute(name)
+                self.attribute(name, of_value=True)
 
-    def attribute(self, name: str) -> None:
-        self.attributes.add(name)
+    def attribute(self, name: str, *, of_value: bool) -> None:
+        self.attributes.add(Attribute(name, of_value))
         if name in _AGGREGATE_ATTRIBUTES:
             self.unchunkable["an aggregate"] = None
+
+    def see_A_Expr(self, node: Node) -> None:  # noqa: N802
+        self.operator(node.value["name"])
+
+    def see_SubLink(self, node: Node) -> None:  # noqa: N802
+        self.operator(node.value.get("operName", []))
+
+    def see_SortBy(self, node: Node) -> None:  # noqa: N802
+        self.operator(node.value.get("useOp", []))
+
+    def operator(self, parts: list[Tree]) -> None:
+        if parts:
+            self.operators.add(self.name(names(parts), "operator"))
 
     def see_TypeName(self, node: Node) -> None:  # noqa: N802
         if node.value.get("setof") or node.value.get("pct_type"):
@@ -240,7 +268,9 @@ class _Inspection:
             self.clock(node)
         elif operation not in SESSION_VALUES:
             word = operation.removeprefix("SVFOP_").removesuffix("_N")
-            hint = "" if word == "CURRENT_SCHEMA" else "Use now() or LOCALTIMESTAMP, the moment of the plan."
+            hint = "Use now() or LOCALTIMESTAMP, the moment of the plan."
+            if word == "CURRENT_SCHEMA":
+                hint = "search_path is empty, so it is NULL."
             raise InvalidQuery(f"{self.field}: {word} isn't allowed.", hint=hint)
 
     def see_FuncCall(self, node: Node) -> None:  # noqa: N802

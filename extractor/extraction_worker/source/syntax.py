@@ -87,10 +87,14 @@ def encode(text: str, field: str) -> bytes:
     return data
 
 
-def position(data: bytes, offset: int) -> str:
-    """Return ``line L, column C`` of a byte offset; columns count characters."""
-    before = data[: max(offset, 0)].decode(errors="replace")
+def position(before: str) -> str:
+    """Return ``line L, column C`` of what follows ``before``; columns count characters."""
     return f"line {before.count(chr(10)) + 1}, column {len(before) - before.rfind(chr(10))}"
+
+
+def _syntax_error(text: str, message: str, place: int, field: str) -> InvalidQuery:
+    """Name the place, which PostgreSQL counts in characters from 1."""
+    return InvalidQuery(f"{field}: {message} ({position(text[: max(place - 1, 0)])}).")
 
 
 def scan(data: bytes, field: str) -> list[Token]:
@@ -104,10 +108,16 @@ def scan(data: bytes, field: str) -> list[Token]:
     try:
         result = postgast.scan(data.decode())
     except postgast.PgQueryError as error:
-        raise InvalidQuery(f"{field}: {error.message} ({position(data, error.cursorpos - 1)}).") from None
-    names = pg_query_pb2.Token.DESCRIPTOR.values_by_number
-    tokens = (Token(token.start, token.end, names[token.token].name) for token in result.tokens)
+        raise _syntax_error(data.decode(), error.message, error.cursorpos, field) from None
+    tokens = (Token(token.start, token.end, _token_kind(token.token)) for token in result.tokens)
     return [token for token in tokens if token.kind not in _COMMENTS]
+
+
+@cache
+def _token_kind(number: int) -> str:
+    known = pg_query_pb2.Token.DESCRIPTOR.values_by_number.get(number)
+    # Single characters that the grammar has no use for ({, #, control characters) have no name.
+    return known.name if known else f"ASCII_{number}"
 
 
 def refuse_unbalanced(data: bytes, tokens: list[Token], field: str) -> None:
@@ -127,7 +137,9 @@ def refuse_unbalanced(data: bytes, tokens: list[Token], field: str) -> None:
         if token.kind in _OPENING:
             expected.append(_OPENING[token.kind])
         elif token.kind in _CLOSING and (not expected or expected.pop() != token.kind):
-            raise InvalidQuery(f"{field}: a closing bracket has no opening one ({position(data, token.start)}).")
+            raise InvalidQuery(
+                f"{field}: a closing bracket has no opening one ({position(data[: token.start].decode())})."
+            )
     if expected:
         raise InvalidQuery(f"{field}: a bracket isn't closed.")
 
@@ -138,7 +150,7 @@ def parse(data: bytes, field: str, *, offset: int = 0) -> Tree:
     Parameters
     ----------
     offset
-        Where the user's text begins in ``data``, for the position in messages.
+        Where the user's text begins in ``data``, behind ASCII characters, for the position in messages.
 
     Raises
     ------
@@ -150,8 +162,7 @@ def parse(data: bytes, field: str, *, offset: int = 0) -> Tree:
         if result.error:
             error = result.error.contents
             message = (error.message or b"syntax error").decode(errors="replace")
-            where = position(data[offset:], error.cursorpos - 1 - offset)
-            raise InvalidQuery(f"{field}: {message} ({where}).")
+            raise _syntax_error(data[offset:].decode(), message, error.cursorpos - offset, field)
         raw = result.parse_tree
     finally:
         native.lib.pg_query_free_parse_result(result)

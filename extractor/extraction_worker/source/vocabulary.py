@@ -72,8 +72,7 @@ REVIEWED = _words("""
     enum_first enum_last enum_range
     to_json to_jsonb row_to_json array_to_json json_build_array json_build_object jsonb_build_array jsonb_build_object
     json_agg json_agg_strict json_object_agg json_object_agg_strict json_object_agg_unique
-    json_object_agg_unique_strict jsonb_agg jsonb_agg_strict jsonb_object_agg jsonb_object_agg_strict
-    jsonb_object_agg_unique jsonb_object_agg_unique_strict
+    json_object_agg_unique_strict jsonb_agg jsonb_agg_strict
     json_populate_record json_populate_recordset json_to_record json_to_recordset
     jsonb_populate_record jsonb_populate_recordset jsonb_to_record jsonb_to_recordset
     jsonb_path_exists_tz jsonb_path_match_tz jsonb_path_query_tz jsonb_path_query_array_tz jsonb_path_query_first_tz
@@ -93,3 +92,6 @@ its settings (``current_setting``, ``pg_stat_*``, ``inet_server_addr``), or runs
 
 # Volatile before PostgreSQL 14 for time with time zone alone; AT TIME ZONE is this function.
 ONCE_VOLATILE = frozenset({"timezone"})
+
+# Grammar words whose function has another name on older servers: date_part before 14, similar_escape before 13.
+RENAMED = frozenset({"extract", "similar_to_escape"})
