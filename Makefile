@@ -28,6 +28,7 @@ check: $(READY)  ## Lint, types, import rules, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m extraction_contract.crd --check
+	$(BIN)/python -m extraction_worker.report.exit_codes --check
 
 fix: $(READY)  ## Format, and mend what the linter can
 	$(BIN)/ruff check --fix .
@@ -35,6 +36,7 @@ fix: $(READY)  ## Format, and mend what the linter can
 
 generate: $(READY)  ## Write the generated files
 	$(BIN)/python -m extraction_contract.crd
+	$(BIN)/python -m extraction_worker.report.exit_codes
 
 bench: $(READY)  ## Compare with peers
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[extractor,demo,dev,bench]'

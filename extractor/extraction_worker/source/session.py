@@ -9,6 +9,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self
 
+import adbc_driver_manager
 import psycopg
 from adbc_driver_manager import AdbcConnection, AdbcDatabase, AdbcStatement
 
@@ -16,7 +17,7 @@ from adbc_driver_manager import AdbcConnection, AdbcDatabase, AdbcStatement
 from adbc_driver_manager._reader import AdbcRecordBatchReader
 from adbc_driver_postgresql import StatementOptions
 
-from extraction_worker.errors import SchemaDrift, SourceStalled, SourceUnavailable, UnsupportedSource
+from extraction_worker.errors import SchemaDrift, SourceUnavailable, UnsupportedSource
 from extraction_worker.model import Consistency, Plan, SnapshotIdentity
 from extraction_worker.source.contract import BEGIN, contract_settings, contract_sql, opening_sql
 from extraction_worker.source.failures import translate
@@ -266,30 +267,30 @@ class ReadSession:
         return contract_settings(self.server_version, statement_timeout=0, lock_timeout=self._settings.lock_timeout)
 
     def _execute(self, statement_sql: str) -> None:
-        statement = AdbcStatement(self._connection)
-        try:
-            statement.set_sql_query(statement_sql)
+        with self._statement_of(statement_sql) as statement:
             statement.execute_update()
-        finally:
-            statement.close()
 
     def _row(self, query: str) -> tuple[object, ...]:
-        statement = AdbcStatement(self._connection)
-        try:
-            statement.set_sql_query(query)
+        with self._statement_of(query) as statement:
             handle, _ = statement.execute_query()
-            reader = AdbcRecordBatchReader._import_from_c(handle.address)
-            try:
+            with contextlib.closing(AdbcRecordBatchReader._import_from_c(handle.address)) as reader:
                 # By position: the calls of set_config all bear one name.
                 rows = [
                     tuple(column[index].as_py() for column in batch.columns)
                     for batch in reader
                     for index in range(batch.num_rows)
                 ]
-            finally:
-                reader.close()
+        if len(rows) != 1:
+            raise SourceUnavailable(f"The server answered with {len(rows)} rows where it should with one.")
+        return rows[0]
+
+    @contextlib.contextmanager
+    def _statement_of(self, text: str) -> Iterator[AdbcStatement]:
+        statement = AdbcStatement(self._connection)
+        try:
+            statement.set_sql_query(text)
+            yield statement
+        except adbc_driver_manager.Error as error:
+            raise translate(error, f"Talking to {self._settings.host}:{self._settings.port}") from None
         finally:
             statement.close()
-        if len(rows) != 1:
-            raise SourceStalled(f"Expected one row, got {len(rows)}.")
-        return rows[0]

@@ -9,7 +9,7 @@ from threading import Event, Lock
 import xxhash
 
 from extraction_worker.errors import ExtractionError, Interrupted, InvalidQuery, RowTooLarge
-from extraction_worker.model import Chunk, ChunkResult, Plan, Replaced, Verification
+from extraction_worker.model import Chunk, ChunkResult, Plan, Verification
 from extraction_worker.report.progress import Progress
 from extraction_worker.sink.abc import Sink
 from extraction_worker.source.pool import SourcePool
@@ -185,7 +185,7 @@ class ChunkWorker:
             source_bytes=size,
             parts=parts,
             columns=columns,
-            replaced=tuple(Replaced(column=r.column, kind=r.kind, count=r.count) for r in converter.replaced),
+            replaced=converter.replaced,
             verified=level,
             seconds=time.monotonic() - started,
         )

@@ -5,7 +5,7 @@ was read, and only then sent to the sink.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -113,17 +113,28 @@ class PartWriter:
         VerificationFailed
             A part that was completed by this batch didn't decode to what was read.
         """
+        for piece in self._pieces(batch):
+            limit = self._format.target_file_bytes
+            if self._encoder is not None and limit is not None and self._encoder.tell() >= limit:
+                self._complete()
+            encoder = self._encoder or self._open()
+            wire = to_wire(piece, self._format)
+            if self._evidence is not None:
+                self._evidence.update(wire)
+            if self._part_read is not None:
+                self._part_read.update(wire)
+            encoder.write(wire)
+            self._part_rows += piece.num_rows
+
+    def _pieces(self, batch: "pa.RecordBatch") -> "Iterator[pa.RecordBatch]":
+        """Cut a batch that is much larger than a file may be, so that files end near their size."""
         limit = self._format.target_file_bytes
-        if self._encoder is not None and limit is not None and self._encoder.tell() >= limit:
-            self._complete()
-        encoder = self._encoder or self._open()
-        wire = to_wire(batch, self._format)
-        if self._evidence is not None:
-            self._evidence.update(wire)
-        if self._part_read is not None:
-            self._part_read.update(wire)
-        encoder.write(wire)
-        self._part_rows += batch.num_rows
+        if limit is None or batch.nbytes <= limit // 4:
+            yield batch
+            return
+        rows = max(1, batch.num_rows * (limit // 4) // batch.nbytes)
+        for first in range(0, batch.num_rows, rows):
+            yield batch.slice(first, rows)
 
     def finish(self) -> tuple[tuple[Part, ...], tuple[ColumnDigest, ...]]:
         """Complete the last part; return the parts and, if asked for, the digests of the chunk's columns.

@@ -1,0 +1,63 @@
+"""Errors: every reason and exit code is one error's, and secrets don't survive in messages."""
+
+import pytest
+
+from extraction_worker.errors import AuthenticationFailed, SourceUnavailable, Terminal, Transient, scrub
+from extraction_worker.report import exit_codes
+
+
+def test_reasons_labels_and_exit_codes_are_of_one_error_each():
+    kinds = exit_codes.all_errors()
+    assert len(kinds) > 20
+    for attribute in (lambda kind: kind.reason, lambda kind: kind.exit_code, lambda kind: kind.label()):
+        assert len({attribute(kind) for kind in kinds}) == len(kinds)
+    assert all(3 <= kind.exit_code <= 130 for kind in kinds)
+
+
+def test_families_have_exit_codes_apart():
+    codes = {kind.exit_code: kind for kind in exit_codes.all_errors()}
+    assert all(issubclass(kind, Transient) for code, kind in codes.items() if 40 <= code < 60)
+    assert all(issubclass(kind, Terminal) for code, kind in codes.items() if code < 40)
+
+
+def test_labels_are_snake_case():
+    assert AuthenticationFailed.label() == "authentication_failed"
+
+
+def test_a_message_ends_with_what_to_do():
+    assert str(SourceUnavailable("It is away.", hint="Wait.")) == "It is away. Wait."
+    assert str(SourceUnavailable("It is away.")) == "It is away."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "could not connect to postgresql://me:hunter2@db/shop",
+        "connection string: host=db password=hunter2 user=me",
+        "password='hunter2 with blanks' host=db",
+        "PASSWORD: hunter2",
+        "token=hunter2",
+        "s3://key:hunter2@bucket",
+    ],
+)
+def test_passwords_are_scrubbed_from_the_messages_of_drivers(text):
+    assert "hunter2" not in scrub(text)
+    assert "***" in scrub(text)
+
+
+def test_messages_are_on_one_line():
+    assert scrub("FATAL:  no\n\tLINE 1\r\n") == "FATAL: no LINE 1"
+
+
+def test_the_page_of_exit_codes_is_written_and_checked(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").mkdir()
+    assert exit_codes.main(["--check"]) == 1
+    assert exit_codes.main([]) == 0
+    assert exit_codes.main(["--check"]) == 0
+    assert (
+        "| 14 | AuthenticationFailed | terminal | The server refused the role or its password. |" in exit_codes.render()
+    )
+    (tmp_path / "docs" / "exit-codes.md").write_text("old")
+    assert exit_codes.main(["--check"]) == 1
+    assert "make generate" in capsys.readouterr().err
