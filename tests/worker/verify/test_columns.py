@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from extraction_worker.errors import VerificationFailed
 from extraction_worker.model import ColumnDigest
-from extraction_worker.verify.columns import ColumnDigester, compare
+from extraction_worker.verify.columns import ColumnDigester, compare, merge_evidence
 
 bounded = settings(max_examples=12, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -154,6 +154,11 @@ def test_the_layout_of_strings_makes_no_difference() -> None:
     assert digests(plain.slice(1).dictionary_encode()).digest == digests(plain.slice(1)).digest
 
 
+def test_strings_without_a_data_buffer_are_empty() -> None:
+    bare = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(bytes(12)), None])
+    assert digests(bare) == digests(pa.array(["", ""]))
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "width"),
     [
@@ -260,3 +265,11 @@ def test_equal_evidence_is_accepted() -> None:
 def test_a_difference_is_named(decoded: list[ColumnDigest], message: str) -> None:
     with pytest.raises(VerificationFailed, match=message):
         compare(3, [evidence("id", 0, "aa"), evidence("amount", 1, "bb")], decoded)
+
+
+def test_the_servers_evidence_joins_ours_by_name() -> None:
+    columns = (evidence("id", 0, "aa"), evidence("x", 1, "bb"))
+    id_, x = merge_evidence(columns, {"x": {"count": "1"}, "id": {"count": "2", "sum": "3"}})
+    assert id_.source == {"count": "2", "sum": "3"}
+    assert x.source == {"count": "1"}
+    assert (x.nulls, x.digest) == (1, "bb")
