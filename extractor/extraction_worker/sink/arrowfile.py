@@ -12,8 +12,6 @@ from extraction_worker.sink.wire import require_schema
 
 _BATCH_BYTES = 8 << 20
 _BATCH_ROWS = 1 << 16
-_FIRST_GUESS = 0.5
-"""Encoded bytes per byte of Arrow, until the first batch tells."""
 
 
 class ArrowEncoder:
@@ -24,7 +22,6 @@ class ArrowEncoder:
         options = ipc.IpcWriteOptions(compression=None if compression == "none" else compression, use_threads=False)
         self._gate = gate
         self._groups = Groups(_BATCH_BYTES, _BATCH_ROWS)
-        self._raw = 0
         self._writer = ipc.new_file(pa.PythonFile(gate, "w"), schema, options=options)
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -34,9 +31,7 @@ class ArrowEncoder:
 
     def tell(self) -> int:
         """Return the bytes written, and those that the pending rows will take by the ratio so far."""
-        written = self._gate.tell()
-        ratio = written / self._raw if self._raw else _FIRST_GUESS
-        return written + int(self._groups.pending_bytes * ratio)
+        return self._groups.estimate(self._gate.tell())
 
     def finish(self) -> None:
         """Write the pending rows and the footer."""
@@ -51,7 +46,6 @@ class ArrowEncoder:
         if batches:
             # A copy even of one slice: the bits behind the end of a slice's bitmap are another row's.
             batch = pa.concat_batches(batches)
-            self._raw += batch.nbytes
             self._writer.write_batch(batch)
 
 

@@ -1,8 +1,10 @@
 """CSV (RFC 4180) with a header: strings always quoted, so that NULL is nothing and the empty string is ``""``."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
@@ -12,7 +14,7 @@ from extraction_worker.sink.gate import Gate
 from extraction_worker.sink.groups import slices
 
 _BLOCK = 4 << 20
-_QUOTE, _NEWLINE = b'"', b"\n"
+_QUOTE, _NEWLINE = b'"\n'
 
 
 class CsvEncoder:
@@ -74,48 +76,40 @@ def decode_csv(source: Any, schema: pa.Schema, compression: str) -> Iterator[pa.
 
 
 def _records(blocks: Iterator[bytes], header: bytes) -> Iterator[bytes]:
-    """Cut the text behind the header into runs of whole records.
+    """Cut the text behind the header into runs of whole records of about ``_BLOCK`` bytes, or one longer record.
 
-    pyarrow's own reader fails on a record longer than its block, and on one that straddles two of them.
+    pyarrow's own reader fails on a record longer than its block.
     """
     waiting = bytearray()
-    behind_header = False
     for block in blocks:
         waiting += block
-        if not behind_header:
-            if len(waiting) < len(header):
-                continue
-            if not waiting.startswith(header):
-                break
-            del waiting[: len(header)]
-            behind_header = True
-        if len(waiting) < _BLOCK:
-            continue
-        end = _end_of_records(waiting)
-        if end:
-            yield bytes(waiting[:end])
-            del waiting[:end]
-    if not behind_header:
+        if len(waiting) >= len(header):
+            break
+    if not waiting.startswith(header):
         raise VerificationFailed("The file doesn't start with the CSV header of the planned columns.")
+    first = bytes(waiting[len(header) :])
+    waiting.clear()
+    whole, quoted = 0, False
+    for block in itertools.chain([first], blocks):
+        end, quoted = _end_of_records(block, quoted)
+        whole = len(waiting) + end if end else whole
+        waiting += block
+        if whole >= _BLOCK:
+            yield bytes(waiting[:whole])
+            del waiting[:whole]
+            whole = 0
+    if whole != len(waiting):
+        raise VerificationFailed("The CSV file ends in the middle of a row.")
     if waiting:
-        if _end_of_records(waiting) != len(waiting):
-            raise VerificationFailed("The CSV file ends in the middle of a row.")
         yield bytes(waiting)
 
 
-def _end_of_records(text: bytearray) -> int:
-    """Return the end of the last whole record of ``text``, which starts with a record; 0 where there is none.
+def _end_of_records(block: bytes, quoted: bool) -> tuple[int, bool]:
+    """Return the end of the last record in ``block`` (0 if none ends), and whether the block ends inside quotes.
 
-    Outside of quotes the number of quotes so far is even, because a quote inside a value is doubled.
+    A line break ends a record unless the number of quotes before it is odd: quotes inside a value are doubled.
     """
-    end = len(text)
-    quotes = text.count(_QUOTE)
-    while True:
-        newline = text.rfind(_NEWLINE, 0, end)
-        if newline < 0:
-            return 0
-        quotes -= text.count(_QUOTE, newline, end)
-        if quotes % 2 == 0:
-            return newline + 1
-        # Inside a value: it starts at an earlier quote.
-        end = newline
+    data = np.frombuffer(block, np.uint8)
+    inside = np.bitwise_xor.accumulate(data == _QUOTE) ^ quoted
+    ends = np.flatnonzero((data == _NEWLINE) & ~inside)
+    return int(ends[-1]) + 1 if len(ends) else 0, bool(inside[-1]) if len(data) else quoted

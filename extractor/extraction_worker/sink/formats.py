@@ -74,7 +74,7 @@ class Encoder(Protocol):
         ...
 
 
-def check_format(format: Format) -> None:  # noqa: A002 - the field's name in the manifest
+def check_format(file_format: Format) -> None:
     """Refuse a compression that the format doesn't have.
 
     Raises
@@ -82,19 +82,19 @@ def check_format(format: Format) -> None:  # noqa: A002 - the field's name in th
     InvalidManifest
         With the compressions that the format has.
     """
-    known = _COMPRESSIONS[format.type]
-    if format.compression not in known:
+    known = _COMPRESSIONS[file_format.type]
+    if file_format.compression not in known:
         raise InvalidManifest(
-            f"spec.sink.format.compression: {format.type} has no {format.compression} compression.",
+            f"spec.sink.format.compression: {file_format.type} has no {file_format.compression} compression.",
             hint=f"Use {', '.join(known[:-1])} or {known[-1]}.",
         )
 
 
-def extension(format: Format) -> str:  # noqa: A002
+def extension(file_format: Format) -> str:
     """Return the file name's extension, e.g. ``parquet``, ``csv.gz``, ``jsonl.zst``."""
-    if format.type in {"CSV", "JSONL"}:
-        return format.type.lower() + EXTENSIONS[format.compression]
-    return format.type.lower()
+    if file_format.type in {"CSV", "JSONL"}:
+        return file_format.type.lower() + EXTENSIONS[file_format.compression]
+    return file_format.type.lower()
 
 
 class _Inner(Protocol):
@@ -138,7 +138,7 @@ class _GatedEncoder:
 
 
 def open_encoder(
-    format: Format,  # noqa: A002
+    file_format: Format,
     schema: pa.Schema,
     stream: PartStream,
     *,
@@ -168,23 +168,23 @@ def open_encoder(
     InvalidManifest
         The format doesn't have this compression.
     """
-    check_format(format)
+    check_format(file_format)
 
     def open_inner(gate: Gate) -> _Inner:
-        match format.type:
+        match file_format.type:
             case "Parquet":
-                return ParquetEncoder(schema, gate, format.compression, wide=wide, group_bytes=row_group_bytes)
+                return ParquetEncoder(schema, gate, file_format.compression, wide=wide, group_bytes=row_group_bytes)
             case "Arrow":
-                return ArrowEncoder(schema, gate, format.compression)
+                return ArrowEncoder(schema, gate, file_format.compression)
             case "CSV":
-                return CsvEncoder(schema, gate, format.compression)
+                return CsvEncoder(schema, gate, file_format.compression)
             case "JSONL":
-                return JsonLinesEncoder(schema, gate, format.compression)
+                return JsonLinesEncoder(schema, gate, file_format.compression)
 
     return _GatedEncoder(open_inner, Gate(stream), schema)
 
 
-def decode(format: Format, source: Source, schema: pa.Schema) -> Iterator[pa.RecordBatch]:  # noqa: A002
+def decode(file_format: Format, source: Source, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield what was encoded, as batches of exactly the wire schema, a row group or a block in memory.
 
     Parameters
@@ -201,19 +201,19 @@ def decode(format: Format, source: Source, schema: pa.Schema) -> Iterator[pa.Rec
     VerificationFailed
         The file is damaged, ends early, or has another schema.
     """
-    with _reading(format, source) as file:
-        match format.type:
+    with _reading(file_format, source) as file:
+        match file_format.type:
             case "Parquet":
                 yield from decode_parquet(file, schema)
             case "Arrow":
                 yield from decode_arrow(file, schema)
             case "CSV":
-                yield from decode_csv(file, schema, format.compression)
+                yield from decode_csv(file, schema, file_format.compression)
             case "JSONL":
-                yield from decode_json_lines(file, schema, format.compression)
+                yield from decode_json_lines(file, schema, file_format.compression)
 
 
-def footer_rows(format: Format, source: Source) -> int | None:  # noqa: A002
+def footer_rows(file_format: Format, source: Source) -> int | None:
     """Return the number of rows as the file's own footer says; None for CSV and JSON lines, which have none.
 
     Raises
@@ -221,8 +221,8 @@ def footer_rows(format: Format, source: Source) -> int | None:  # noqa: A002
     VerificationFailed
         The file has no whole footer.
     """
-    with _reading(format, source) as file:
-        match format.type:
+    with _reading(file_format, source) as file:
+        match file_format.type:
             case "Parquet":
                 return parquet_rows(file)
             case "Arrow":
@@ -247,10 +247,12 @@ class _Borrowed:
 
 
 @contextmanager
-def _reading(format: Format, source: Source) -> Iterator[pa.NativeFile]:  # noqa: A002
+def _reading(file_format: Format, source: Source) -> Iterator[pa.NativeFile]:
     """Open the source for pyarrow, and name what is wrong with it: messages of pyarrow speak of bytes, not of rows."""
     try:
         with pa.OSFile(str(source)) if isinstance(source, Path) else pa.PythonFile(_Borrowed(source), "r") as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise VerificationFailed(f"The file can't be read as {format.type}: {' '.join(str(error).split())}.") from error
+        raise VerificationFailed(
+            f"The file can't be read as {file_format.type}: {' '.join(str(error).split())}."
+        ) from error

@@ -62,11 +62,14 @@ class Groups:
         self._batches: list[pa.RecordBatch] = []
         self._rows = 0
         self._bits = 0
+        self._bits_done = 0
 
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of the rows that wait for their group to be full."""
-        return self._bits // 8
+    def estimate(self, written: int) -> int:
+        """Return the bytes of the file so far: ``written`` for the groups that left, and so much per bit that waits.
+
+        Before the first group left, the waiting rows count half.
+        """
+        return written + int(self._bits * (written / self._bits_done if self._bits_done else 1 / 16))
 
     def add(self, batch: pa.RecordBatch) -> Iterator[list[pa.RecordBatch]]:
         """Take the next rows; yield each group that they fill."""
@@ -82,6 +85,7 @@ class Groups:
 
     def rest(self) -> list[pa.RecordBatch]:
         """Return what is left: the last group, perhaps without rows."""
+        self._bits_done += self._bits
         batches, self._batches, self._rows, self._bits = self._batches, [], 0, 0
         return batches
 

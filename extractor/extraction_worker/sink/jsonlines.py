@@ -94,13 +94,13 @@ def _column(values: Sequence[Any], kind: Any) -> Any:
 
 def _lines(blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
     """Cut the text into lists of whole lines; a line break inside a value is escaped."""
-    waiting = b""
+    waiting = bytearray()
     for block in blocks:
-        whole, newline, rest = block.rpartition(b"\n")
-        if not newline:
-            waiting += block
-            continue
-        yield (waiting + whole).split(b"\n")
-        waiting = rest
+        end = block.rfind(b"\n") + 1
+        waiting += block[:end]
+        if end:
+            yield bytes(waiting[:-1]).split(b"\n")
+            waiting.clear()
+        waiting += block[end:]
     if waiting:
         raise VerificationFailed("The file of JSON lines ends in the middle of a line.")

@@ -26,8 +26,6 @@ _LEVELS = {"ZSTD": 1, "GZIP": GZIP_LEVEL}
 _SAMPLE_SLICES = 8
 _LONG = 64
 """Bytes. The minimum and maximum of longer strings help no reader and cost a comparison for each."""
-_FIRST_GUESS = 0.5
-"""Encoded bytes per byte of Arrow, until the first row group tells."""
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 _INTEGERS = (pa.types.is_integer, pa.types.is_date32, pa.types.is_time64, pa.types.is_timestamp)
 _DECODE_BYTES, _DECODE_ROWS = 8 << 20, 1 << 14
@@ -48,7 +46,6 @@ class ParquetEncoder:
         self._groups = Groups(group_bytes, _GROUP_ROWS)
         self._nested = any(pa.types.is_nested(field.type) for field in schema)
         self._writer: pq.ParquetWriter | None = None
-        self._raw = 0
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Take the next rows."""
@@ -57,9 +54,7 @@ class ParquetEncoder:
 
     def tell(self) -> int:
         """Return the bytes written, and those that the pending rows will take by the ratio so far."""
-        written = self._gate.tell()
-        ratio = written / self._raw if self._raw else _FIRST_GUESS
-        return written + int(self._groups.pending_bytes * ratio)
+        return self._groups.estimate(self._gate.tell())
 
     def finish(self) -> None:
         """Write the pending rows and the footer."""
@@ -79,7 +74,6 @@ class ParquetEncoder:
         if self._writer is None:
             self._writer = self._open(table)
         if table.num_rows:
-            self._raw += table.nbytes
             self._writer.write_table(table, row_group_size=table.num_rows)
         return self._writer
 

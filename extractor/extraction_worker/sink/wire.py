@@ -22,7 +22,7 @@ _SPELLED = (
 )  # fmt: skip
 
 
-def wire_schema(schema: pa.Schema, format: Format) -> pa.Schema:  # noqa: A002 - the field's name in the manifest
+def wire_schema(schema: pa.Schema, file_format: Format) -> pa.Schema:
     """Return the schema that a file of this format holds of ``schema``: the same names, order and nullability.
 
     Raises
@@ -30,10 +30,10 @@ def wire_schema(schema: pa.Schema, format: Format) -> pa.Schema:  # noqa: A002 -
     InvalidManifest
         A column of a type that the extractor doesn't write; the message names it.
     """
-    return pa.schema([field.with_type(_wire_type(field.type, field.name, format)) for field in schema])
+    return pa.schema([field.with_type(_wire_type(field.type, field.name, file_format)) for field in schema])
 
 
-def to_wire(batch: pa.RecordBatch, format: Format) -> pa.RecordBatch:  # noqa: A002
+def to_wire(batch: pa.RecordBatch, file_format: Format) -> pa.RecordBatch:
     """Return ``batch`` in its wire schema; the batch itself where the format holds it as it is.
 
     Raises
@@ -41,11 +41,11 @@ def to_wire(batch: pa.RecordBatch, format: Format) -> pa.RecordBatch:  # noqa: A
     InvalidManifest
         As :func:`wire_schema`.
     """
-    schema = wire_schema(batch.schema, format)
-    if _typed(format):
+    schema = wire_schema(batch.schema, file_format)
+    if _typed(file_format):
         return batch
     columns = [_spelled(column) for column in batch.columns]
-    if format.type == "CSV":
+    if file_format.type == "CSV":
         columns = [json_of(column) if pa.types.is_list(column.type) else column for column in columns]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -67,22 +67,22 @@ def require_schema(found: pa.Schema, expected: pa.Schema) -> None:
         raise VerificationFailed(f"The file has the columns {brief(found)}, not {brief(expected)}.")
 
 
-def _typed(format: Format) -> bool:  # noqa: A002
-    return format.type in {"Parquet", "Arrow"}
+def _typed(file_format: Format) -> bool:
+    return file_format.type in {"Parquet", "Arrow"}
 
 
-def _wire_type(kind: Any, name: str, format: Format) -> Any:  # noqa: A002
+def _wire_type(kind: Any, name: str, file_format: Format) -> Any:
     if pa.types.is_list(kind):
-        element = _wire_type(kind.value_type, name, format)
-        return pa.string() if format.type == "CSV" else kind if _typed(format) else pa.list_(element)
+        element = _wire_type(kind.value_type, name, file_format)
+        return pa.string() if file_format.type == "CSV" else kind if _typed(file_format) else pa.list_(element)
     if any(holds(kind) for holds in _HELD):
         return kind
     spelled = any(holds(kind) for holds in _SPELLED) or isinstance(kind, pa.UuidType)
     moment = (pa.types.is_timestamp(kind) or pa.types.is_time64(kind)) and kind.unit == "us"
     if spelled or moment:
-        return kind if _typed(format) else pa.string()
+        return kind if _typed(file_format) else pa.string()
     raise InvalidManifest(
-        f'Column "{name}" has the Arrow type {kind}, which {format.type} files of this program can\'t hold.',
+        f'Column "{name}" has the Arrow type {kind}, which {file_format.type} files of this program can\'t hold.',
         hint="Select an expression of another type, such as a cast to text.",
     )
 
