@@ -191,6 +191,9 @@ REFUSED_CALLS: dict[str, list[str]] = {
         "(SELECT g.pg_advisory_lock FROM generate_series(1::bigint, 2) g)",
         "(SELECT g.pg_advisory_lock FROM generate_series(1::bigint, 2) AS g (g))",
         "(SELECT abs.pg_advisory_lock FROM abs(1::bigint))", "(SELECT max((x).pg_sleep::text) FROM (SELECT 1.0::float8 x) s)",
+        "(SELECT int8.pg_advisory_lock FROM CAST(1 AS bigint))", "(SELECT coalesce.pg_advisory_lock FROM coalesce(1::bigint))",
+        "(SELECT g.pg_advisory_lock FROM ROWS FROM (abs(1::bigint)) g)", "(SELECT (g).pg_advisory_lock FROM abs(1::bigint) g)",
+        "(SELECT g.pg_advisory_lock FROM (SELECT 1) x, LATERAL abs(1::bigint) g)",
         "(CASE WHEN true THEN 5::bigint END).pg_advisory_lock", "(5::bigint).pg_advİsory_lock",
     ],
     "the user's own": [

@@ -209,7 +209,7 @@ class _Inspection:
                     f"{self.field}: '{text}' as {kind} would be read anew by each session.",
                     hint="Use CURRENT_DATE or now(), which become the moment of the plan.",
                 )
-        self.unchunkable[f"the string '{text}', which may mean a moving date,"] = None
+        self.unchunkable[f"the string '{text}' (perhaps a moving date)"] = None
 
     # Names -----------------------------------------------------------------------------------------------------
 

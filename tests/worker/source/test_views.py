@@ -38,7 +38,7 @@ def test_base_tables_are_found_through_views_of_views_and_in_subqueries(shop):
         'CREATE VIEW shop.two AS SELECT o.id, (SELECT max(t.id) FROM "Odd Schema"."T""1" t) AS m FROM shop.one o'
     )
     shop.execute(
-        "CREATE VIEW shop.three AS WITH a AS (SELECT id FROM shop.parts) SELECT a.id FROM a JOIN shop.kept k ON a.id = k.id"
+        "CREATE VIEW shop.three AS WITH a AS (SELECT id FROM shop.parts) SELECT a.id FROM a JOIN shop.kept k USING (id)"
     )
     found = facts(shop, "shop.two", "shop.three", "shop.orders")
     assert {base.name for base in found.base} == {
