@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from e2e.node.images import busybox
 from e2e.support.cluster import EXTRACTOR, HOST_NAME, Cluster
 from e2e.support.host import address_towards
@@ -30,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _programs(kind: str) -> str | None:
-    """Return the folder with the stand-in's programs, which have the versions of its cluster; None with the real kind."""
+    """Return the folder with the stand-in's programs, of the versions of its cluster; None with the real kind."""
     if Path(kind).parent.name != "node":
         return None
     return subprocess.run([kind, "programs"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-
-from e2e.node.requirements import cgroup_roots
 from e2e.node.processes import Process
+from e2e.node.requirements import cgroup_roots
 from e2e.node.state import existing, state_root
 
 KIND = Path(__file__).parent / "node" / "kind"
@@ -65,16 +64,17 @@ def _processes() -> Iterator[str]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             name, stat = (folder / "comm").read_text().strip(), (folder / "stat").read_text().rsplit(")", 1)[1].split()
-            found[int(folder.name)] = (name, int(stat[1]), stat[19])
+            if stat[0] != "Z":
+                found[int(folder.name)] = (name, int(stat[1]), stat[19])
     others = {
         launcher.pid for layout in existing() if layout.name != NAME and (launcher := Process.read(layout.init_file))
     }
-    for pid, (name, parent, start) in found.items():
-        lineage = {pid}
-        while parent in found:
-            lineage.add(parent)
-            parent = found[parent][1]
-        if name in NODE_PROGRAMS and not lineage & others:
+    for pid, (name, _, start) in found.items():
+        ancestor, foreign = pid, False
+        while ancestor in found and not foreign:
+            foreign = ancestor in others
+            ancestor = found[ancestor][1]
+        if name in NODE_PROGRAMS and not foreign:
             yield f"{pid} {start} {name}"
 
 
@@ -93,10 +93,15 @@ def look() -> Machine:
 
 
 def assert_as_before(before: Machine) -> None:
-    now = look()
-    # Processes that others ended meanwhile are no trace.
-    assert now.processes <= before.processes
-    assert replace(now, processes=before.processes) == before
+    deadline = time.monotonic() + 10
+    while True:
+        now = look()
+        # Processes that others ended meanwhile are no trace.
+        if now.processes <= before.processes and replace(now, processes=before.processes) == before:
+            return
+        # A process that was not recorded yet ends by itself, when it sees that nobody waits for it.
+        assert time.monotonic() < deadline, f"{now}\nis not\n{before}"
+        time.sleep(0.2)
 
 
 def test_creating_and_deleting_leaves_the_machine_as_it_was(kubeconfig: Path) -> None:

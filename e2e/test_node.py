@@ -6,7 +6,6 @@ import time
 import urllib.request
 
 import pytest
-
 from e2e.support.cluster import HOST_NAME, Cluster, Refused, is_ready, pod
 from e2e.support.host import web_server
 

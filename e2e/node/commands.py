@@ -37,6 +37,16 @@ def succeeds(*command: str | Path, timeout: float = 20) -> bool:
     return True
 
 
+def is_layered(folder: Path) -> bool:
+    """Tell whether a folder lies on an overlay, as in a container; another overlay can't lie on top of it."""
+    return run("stat", "--file-system", "--format=%T", folder).strip() == "overlayfs"
+
+
+def snapshotter(folder: Path) -> str:
+    """Return the way in which containerd can lay out images below a folder."""
+    return "native" if is_layered(folder) else "overlayfs"
+
+
 def wait_until(happened: Callable[[], bool], what: str, seconds: float, hint: str = "") -> None:
     """Ask again and again, at most for `seconds`, until something has happened.
 

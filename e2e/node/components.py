@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from e2e.node.commands import run
+from e2e.node.commands import snapshotter
 from e2e.node.init import Component
 from e2e.node.network import DNS_ADDRESS, POD_SUBNET, SERVICE_SUBNET
 from e2e.node.requirements import plugin_folder
@@ -172,8 +172,6 @@ def _cni_config() -> dict[str, Any]:
 
 
 def _containerd_config(layout: Layout) -> str:
-    # An overlay can't lie on another one, as in a container.
-    layered = run("stat", "--file-system", "--format=%T", layout.root).strip() == "overlayfs"
     return f"""\
 version = 2
 root = "/var/lib/containerd"
@@ -186,7 +184,7 @@ state = "/run/containerd"
   sandbox_image = "localhost/pause:1"
   restrict_oom_score_adj = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "{"native" if layered else "overlayfs"}"
+    snapshotter = "{snapshotter(layout.root)}"
     [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
       runtime_type = "io.containerd.runc.v2"
   [plugins."io.containerd.grpc.v1.cri".cni]

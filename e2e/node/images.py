@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.node.build import COREDNS
-from e2e.node.commands import run, succeeds
+from e2e.node.commands import is_layered, run, snapshotter, succeeds
 from e2e.node.errors import NodeError
 from e2e.node.requirements import BUSYBOX
 from e2e.node.state import Layout
@@ -90,7 +90,7 @@ def load_archive(layout: Layout, archive: Path) -> None:
     if not archive.is_file():
         raise NodeError(f"{archive}: no such file")
     run("ctr", "--address", layout.containerd_socket, "--namespace", "k8s.io", "images", "import",
-        "--snapshotter", _snapshotter(layout), archive, timeout=300)  # fmt: skip
+        "--snapshotter", snapshotter(layout.root), archive, timeout=300)  # fmt: skip
 
 
 def load_image(layout: Layout, reference: str) -> None:
@@ -107,19 +107,16 @@ def load_image(layout: Layout, reference: str) -> None:
             run("docker", "save", "--output", archive, reference, timeout=300)
         elif succeeds("podman", "image", "exists", reference):
             run("podman", "save", "--format", "docker-archive", "--output", archive, reference, timeout=300)
-        elif shutil.which("buildah") and succeeds("buildah", *VFS, "inspect", "--type", "image", reference):
-            run("buildah", *VFS, "push", reference, f"docker-archive:{archive}:{reference}", timeout=300)
+        elif shutil.which("buildah") and succeeds(*_buildah(), "inspect", "--type", "image", reference):
+            run(*_buildah(), "push", reference, f"docker-archive:{archive}:{reference}", timeout=300)
         else:
             raise NodeError(f'image: "{reference}" not present locally; `make images` builds those of this project')
         load_archive(layout, archive)
 
 
-# Other storage drivers of buildah need what is missing in many containers and sandboxes.
-VFS = ("--storage-driver", "vfs")
-
-
-def _snapshotter(layout: Layout) -> str:
-    return "native" if 'snapshotter = "native"' in (layout.node / "config/containerd.toml").read_text() else "overlayfs"
+def _buildah() -> tuple[str, ...]:
+    """Return how images/build calls buildah."""
+    return ("buildah", "--storage-driver", "vfs" if is_layered(Path("/var/lib")) else "overlay")
 
 
 def _add(

@@ -7,6 +7,7 @@ from e2e.node.commands import run
 from e2e.node.state import Inside, Layout, Settings
 
 SERVICE_ADDRESS = "10.96.0.1"
+NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 
 
 def create(layout: Layout, settings: Settings) -> None:
@@ -14,8 +15,8 @@ def create(layout: Layout, settings: Settings) -> None:
     folder = layout.pki
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
-    run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-        "-days", "3650", "-subj", "/CN=kubernetes-ca", "-keyout", folder / "ca.key", "-out", folder / "ca.crt")  # fmt: skip
+    run("openssl", "req", "-x509", *NEW_KEY, "-days", "3650", "-subj", "/CN=kubernetes-ca",
+        "-keyout", folder / "ca.key", "-out", folder / "ca.crt")  # fmt: skip
     run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", folder / "sa.key")
     run("openssl", "pkey", "-in", folder / "sa.key", "-pubout", "-out", folder / "sa.pub")
 
@@ -44,8 +45,7 @@ def _certificate(folder: Path, name: str, subject: str, alternatives: list[str] 
         + (f",serverAuth\nsubjectAltName={','.join(alternatives)}" if alternatives else "")
     )
     request, key = folder / f"{name}.csr", folder / f"{name}.key"
-    run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-        "-subj", subject, "-keyout", key, "-out", request)  # fmt: skip
+    run("openssl", "req", *NEW_KEY, "-subj", subject, "-keyout", key, "-out", request)
     run("openssl", "x509", "-req", "-in", request, "-CA", folder / "ca.crt", "-CAkey", folder / "ca.key",
         "-CAcreateserial", "-days", "3650", "-extfile", extensions, "-out", folder / f"{name}.crt")  # fmt: skip
 

@@ -13,7 +13,7 @@ EXTRACTOR = "localhost/extraction-operator/extractor:dev"
 HOST_NAME = "host.extraction.internal"
 
 
-class Refused(Exception):  # noqa: N818  it is what the API server did
+class Refused(Exception):
     """kubectl ended with an error; the message is its own."""
 
 

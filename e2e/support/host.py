@@ -19,7 +19,7 @@ def web_server(address: str, answer: bytes) -> Iterator[int]:
     """Serve one answer over HTTP on a free port of an address of this machine; yield the port."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802  the name is given
+        def do_GET(self) -> None:
             self.send_response(200)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
