@@ -140,10 +140,11 @@ def print_manifest(manifest: Manifest, uri: str, now: Snapshot, output: str) -> 
         }
         print(orjson.dumps(document).decode())
         return
+    rate = manifest.rows / max(now.seconds, 1e-9)
     print(
         f"Published {manifest.rows:,} rows in {len(manifest.parts)} files ({size(manifest.bytes)}) to {uri}\n"
         f"  digest {manifest.digest}, consistency {manifest.consistency.value}, "
-        f"verified {manifest.verification.value}, {now.seconds:.1f} s, {manifest.rows / max(now.seconds, 1e-9):,.0f} rows/s"
+        f"verified {manifest.verification.value}, {now.seconds:.1f} s, {rate:,.0f} rows/s"
     )
     for entry in manifest.replaced:
         print(f"  {entry.count:,} values of {entry.column} became NULL: {entry.kind}")

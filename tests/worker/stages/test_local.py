@@ -159,8 +159,9 @@ def test_files_may_be_smaller_than_chunks(table18, tmp_path):
 
 
 def test_unrepresentable_values_become_null_when_declared_and_are_counted(database18, tmp_path):
+    database18.execute("CREATE TABLE t (id int8, at timestamptz)")
     database18.execute(
-        "CREATE TABLE t AS SELECT i AS id, CASE WHEN i % 3 = 0 THEN 'infinity' ELSE now() END AS at FROM generate_series(1, 9) AS i"
+        "INSERT INTO t SELECT i, CASE WHEN i % 3 = 0 THEN 'infinity' ELSE now() END FROM generate_series(1, 9) i"
     )
     manifest = local_run(tmp_path, database18, spec={"onUnrepresentable": "Null", "verification": "Source"}).run()
     [replaced] = manifest.replaced
