@@ -33,7 +33,11 @@ def fix_clock(
     ------
     InvalidQuery
         A clock where the grammar allows no literal.
+    ValueError
+        ``planned_at`` has no time zone: it would be taken for this machine's.
     """
+    if planned_at.tzinfo is None:
+        raise ValueError("planned_at has no time zone")
     if not clocks:
         return data, tree
     tokens = scan(data, field)

@@ -156,7 +156,7 @@ class _Check:
                 raise InvalidQuery(
                     f'{self.field}: where there is no column "{attribute.name}", .{attribute.name} calls a function '
                     "that isn't allowed.",
-                    hint="If it is a column, write its name without the table's.",
+                    hint="If it is a column, write it without the table's name, or rename it in a subquery.",
                 )
 
     def operator(self, operator: Name) -> dict[str, None]:

@@ -266,6 +266,11 @@ def test_what_only_resembles_the_clock_is_left_to_the_functions_check(text):
     assert {call.function.name.lower() for call in checked.references.calls} == {"now"}
 
 
+def test_a_moment_without_a_time_zone_is_refused():
+    with pytest.raises(ValueError, match="time zone"):
+        check_query("SELECT 1", planned_at=datetime(2026, 11, 22))  # noqa: DTZ001
+
+
 def test_an_edit_that_would_change_anything_but_the_clock_is_refused():
     tree = parse(b"SELECT now(), a", "spec.query")
     clocks = inspect(tree, "spec.query").clocks
