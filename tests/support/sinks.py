@@ -15,8 +15,9 @@ from extraction_worker.sink import folder, tree
 from extraction_worker.sink.abc import MANIFEST_NAME, PartStream, Sink, StagedPart
 from extraction_worker.sink.folder import FolderSink
 from extraction_worker.sink.s3 import S3Sink
-from extraction_worker.sink.s3_client import S3Credentials, S3Options
+from extraction_worker.sink.s3_client import S3Credentials, S3Options, make_client
 
+_CLIENTS: dict[tuple[int, str], Any] = {}
 MOMENT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 
 
@@ -55,7 +56,6 @@ def stage(sink: Sink, run_id: str, count: int = 2, size: int = 100) -> Manifest:
     for chunk in range(count):
         data = f"{run_id} {chunk} ".encode() * size
         name = f"part-{chunk:05d}-{run_id:0>8}.parquet"
-        sink.put_state(f"results/{chunk:05d}.json", b"{}")
         parts.append(make_part(write_part(sink.open_part(name), data), chunk=chunk))
     return make_manifest(run_id, tuple(parts))
 
@@ -236,14 +236,24 @@ class S3Place(Place):
     def __init__(self, server: Any, bucket: str) -> None:
         self.server = server
         self.bucket = bucket
-        self.client = server.client()
         self.options = S3Options(
             endpoint=server.endpoint, region=server.region, attempts=1,
             credentials=lambda: S3Credentials(server.access_key, server.secret_key),
         )  # fmt: skip
+        self.client = self._client("reader")
 
     def sink(self, run_id: str, if_exists: str = "Fail", **changes: Any) -> S3Sink:
-        return S3Sink(self.bucket, "shop/orders/", self.options, run_id=run_id, if_exists=if_exists, **changes)  # type: ignore[arg-type]
+        sink = S3Sink(self.bucket, "shop/orders/", self.options, run_id=run_id, if_exists=if_exists, **changes)  # type: ignore[arg-type]
+        # Making a client takes longer than all that a test does with it.
+        sink._bucket._made = self._client("shared")
+        sink._bucket.checks_crc32 = False
+        return sink
+
+    def _client(self, kind: str) -> Any:
+        key = (self.server.port, kind)
+        if key not in _CLIENTS:
+            _CLIENTS[key] = make_client(self.options)
+        return _CLIENTS[key]
 
     def _keys(self) -> list[str]:
         reply = self.client.list_objects_v2(Bucket=self.bucket, Prefix="shop/orders/")
@@ -275,6 +285,7 @@ class S3Place(Place):
     @contextlib.contextmanager
     def watch(self, sink: Sink, steps: Steps) -> Iterator[None]:
         assert isinstance(sink, S3Sink)
+        sink._bucket._made = self._client("watched")
         events = sink._bucket.client.meta.events
         here = threading.local()
 

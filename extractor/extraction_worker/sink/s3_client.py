@@ -152,7 +152,7 @@ class Bucket:
         with self._lock:
             if self._made is None:
                 with self._errors("Preparing"):
-                    self._made = _make_client(self._options)
+                    self._made = make_client(self._options)
             return self._made
 
     def require(self) -> None:
@@ -374,7 +374,8 @@ def _failure(where: str, error: Exception) -> ExtractionError:
     return SinkRefused(f"{where}: the request can't be made ({name}).", hint="Check bucket, endpoint and region.")
 
 
-def _make_client(options: S3Options) -> "S3Client":
+def make_client(options: S3Options) -> "S3Client":
+    """Return a client that asks for credentials at each request, and never waits for ever."""
     import boto3
     import botocore.session
     from botocore.config import Config
