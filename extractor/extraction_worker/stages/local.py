@@ -22,6 +22,7 @@ from extraction_worker.errors import (
     DeadlineExceeded,
     ExtractionError,
     Interrupted,
+    InvalidManifest,
     SinkRefused,
     SnapshotLost,
     SourceInDanger,
@@ -126,6 +127,7 @@ class LocalRun:
         ExtractionError
             Why nothing was published.
         """
+        self._refuse_held_back()
         planned_at = datetime.now(UTC)
         reading = read_job(self._job, self._resolved.source, planned_at)
         index = self._open_sink(self._staging_key())
@@ -423,6 +425,11 @@ class LocalRun:
         return f"{self._staging_key()}-{uuid.uuid4().hex[:12]}"
 
     # The rest --------------------------------------------------------------------------------------------------------
+
+    def _refuse_held_back(self) -> None:
+        for name, held in (("suspend", self._job.spec.suspend), ("cancel", self._job.spec.cancel)):
+            if held:
+                raise InvalidManifest(f"spec.{name} is true: the job isn't to run.", hint=f"Remove spec.{name}.")
 
     def _open_sink(self, run_id: str) -> Sink:
         return open_sink(self._resolved, volumes_dir=self._options.volumes_dir, run_id=run_id)
