@@ -194,8 +194,7 @@ class _Bytes(_Column):
         large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
         bounds = np.frombuffer(offsets, "<i8" if large else "<i4")[array.offset : array.offset + len(array) + 1]
         self._lengths.update(np.diff(bounds).astype("<i8", copy=False).data)
-        if data is not None:
-            self._data.update(data.slice(int(bounds[0]), int(bounds[-1] - bounds[0])))
+        self._data.update(data.slice(int(bounds[0]), int(bounds[-1] - bounds[0])))
 
     def streams(self) -> list[bytes]:
         return [self._lengths.digest(), self._data.digest()]

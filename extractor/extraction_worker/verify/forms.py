@@ -4,8 +4,9 @@ A form is made of a count of the values that aren't NULL, of their exact sum whe
 with digits, the trues of ``bool``), and of the sum of PostgreSQL's 64-bit hashes of them. None depends on the order
 of rows. :mod:`extraction_worker.verify.values` computes the same from Arrow arrays. What is hashed of each type:
 
-- integers, floats, dates, times, uuids: ``hash…extended`` of the value. It takes zeros for equal, and NaNs; their
-  bits are compared between what was read and what is decoded (:mod:`extraction_worker.verify.columns`).
+- integers, floats, dates, times, uuids: ``hash…extended`` of the value. It folds 64-bit integers to 32 bits, and takes
+  zeros for equal, and NaNs; bits are compared between what was read and what is decoded
+  (:mod:`extraction_worker.verify.columns`).
 - text, and all that travels as text: its bytes in UTF-8; from :data:`LONG` bytes on, the SHA-256 of them in
   hexadecimal digits, because lookup3 can't be vectorised within one value. ``numeric(p,s)``: its text, too.
 - bytea: the same in an array of one, because no function that SQL may call hashes bytea before version 18.
@@ -19,6 +20,7 @@ other policies there is nothing to leave out, and it costs nothing.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import pyarrow as pa
 from psycopg import sql
@@ -42,6 +44,18 @@ _REPRESENTABLE = {
     Conversion.DECIMAL: "{0} NOT IN ('NaN', 'Infinity', '-Infinity')",
 }
 
+# How the server hashes a value, by the type that is written.
+_VALUE_HASHES = {
+    **dict.fromkeys(("int16", "int32", "int64"), "pg_catalog.hashint8extended({0}, 0)"),
+    **dict.fromkeys(("float", "double"), "pg_catalog.hashfloat8extended({0}, 0)"),
+    "date32[day]": "pg_catalog.hashint8extended({0} - '2000-01-01'::pg_catalog.date, 0)",
+    "time64[us]": "pg_catalog.time_hash_extended({0}, 0)",
+    "timestamp[us]": "pg_catalog.timestamp_hash_extended({0}, 0)",
+    # The hash function of timestamptz has a name of its own from version 18 on.
+    "timestamp[us, tz=UTC]": "pg_catalog.timestamp_hash_extended(pg_catalog.timezone('UTC', {0}), 0)",
+    str(pa.uuid()): "pg_catalog.uuid_hash_extended({0}, 0)",
+}
+
 _STORED_TEXTS = frozenset({"text", "varchar", "name"})
 # Types whose text is always shorter than LONG; of others the length is asked.
 _SHORT_TEXTS = frozenset(
@@ -49,6 +63,9 @@ _SHORT_TEXTS = frozenset(
      "money", "oid", "pg_lsn", "point", "tid", "time", "timestamp", "timestamptz", "timetz", "uuid", "xid", "xid8"}
 )  # fmt: skip
 _LONGEST_CHARACTER = 4
+
+
+InArray = Literal["never", "unless UTF8", "always"]
 
 
 @dataclass(frozen=True)
@@ -64,13 +81,13 @@ class Form:
     hashed
         Sum of hashes; None for bool, whose count and sum say everything.
     in_array
-        Whether the hash is that of an array of one value: yes, no, or (None) where the server isn't UTF8.
+        Where the hash is that of an array of one value.
     """
 
     count: str
     total: str | None
     hashed: str | None
-    in_array: bool | None = False
+    in_array: InArray = "never"
 
 
 def form(column: ColumnPlan, on_unrepresentable: OnUnrepresentable) -> Form:
@@ -93,28 +110,16 @@ def _scalar(column: ColumnPlan, *, checked: bool) -> Form:
         # Not a number parsed from the text that is sent, but the one that was stored.
         number = f"{name}::pg_catalog.numeric" if conversion is Conversion.DECIMAL else value
         total = f"pg_catalog.sum({number}){only}"
-    if pa.types.is_binary(kind):
-        in_array: bool | None = True
-        hashed = _bytea_hash(value)
+    in_array: InArray = "never"
+    if pa.types.is_decimal(kind):
+        hashed = _short_hash(value)
+    elif pa.types.is_binary(kind):
+        hashed, in_array = _bytea_hash(value), "always"
     elif pa.types.is_string(kind):
-        in_array = None
-        hashed = _text_hash(value, base_type(column.type))
+        hashed, in_array = _text_hash(value, base_type(column.type)), "unless UTF8"
     else:
-        in_array = False
-        hashed = _VALUE_HASHES[str(kind)].format(value) if str(kind) in _VALUE_HASHES else _short_hash(value)
+        hashed = _VALUE_HASHES[str(kind)].format(value)
     return Form(count, total, f"pg_catalog.sum({hashed}){only}", in_array)
-
-
-_VALUE_HASHES = {
-    **dict.fromkeys(("int16", "int32", "int64"), "pg_catalog.hashint8extended({0}, 0)"),
-    **dict.fromkeys(("float", "double"), "pg_catalog.hashfloat8extended({0}, 0)"),
-    "date32[day]": "pg_catalog.hashint8extended({0} - '2000-01-01'::pg_catalog.date, 0)",
-    "time64[us]": "pg_catalog.time_hash_extended({0}, 0)",
-    "timestamp[us]": "pg_catalog.timestamp_hash_extended({0}, 0)",
-    # The hash function of timestamptz has a name of its own from version 18 on.
-    "timestamp[us, tz=UTC]": "pg_catalog.timestamp_hash_extended(pg_catalog.timezone('UTC', {0}), 0)",
-    str(pa.uuid()): "pg_catalog.uuid_hash_extended({0}, 0)",
-}
 
 
 def _short_hash(text: str) -> str:

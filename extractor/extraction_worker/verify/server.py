@@ -122,7 +122,7 @@ class _ColumnProof:
             return f"the server has {count} values that aren't NULL, {self.sums.count} were read"
         if self._form.total is not None and Decimal(next(numbers)) != self._total():
             return "the server's values have another sum than those that were read"
-        in_array = not is_utf8 if self._form.in_array is None else self._form.in_array
+        in_array = self._form.in_array == "always" or (self._form.in_array == "unless UTF8" and not is_utf8)
         added = _ARRAY_OF_ONE * count if in_array else 0
         if self._form.hashed is not None and (int(next(numbers)) - added) % _MODULUS != self.sums.hashed:
             return "the server's values have other hashes than those that were read"

@@ -182,7 +182,7 @@ def _hash_lists(array: Array, *, padded: bool) -> Hashes:
 def _bytes(values: Array) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
     _, offsets, data = values.buffers()
     bounds = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
-    return np.frombuffer(data or b"", np.uint8), bounds
+    return np.frombuffer(data, np.uint8), bounds
 
 
 def _words(values: Array, width: int) -> npt.NDArray[np.uint32]:

@@ -154,11 +154,6 @@ def test_the_layout_of_strings_makes_no_difference() -> None:
     assert digests(plain.slice(1).dictionary_encode()).digest == digests(plain.slice(1)).digest
 
 
-def test_strings_without_a_data_buffer_are_empty() -> None:
-    bare = pa.Array.from_buffers(pa.string(), 2, [None, pa.py_buffer(bytes(12)), None])
-    assert digests(bare) == digests(pa.array(["", ""]))
-
-
 @pytest.mark.parametrize(
     ("kind", "values", "width"),
     [
