@@ -1,0 +1,19 @@
+"""``extraction``, the command itself with its own arguments, only that its imports are counted apart."""
+
+import sys
+
+import extraction_worker.cli.run  # noqa: F401 - what the command would import when it runs
+from bench.peers.protocol import clocked
+from extraction_worker.cli import main
+
+
+def extract() -> None:
+    try:
+        main(sys.argv[1:], prog_name="extraction")
+    except SystemExit as ended:
+        if ended.code:
+            raise
+
+
+if __name__ == "__main__":
+    clocked(extract)
