@@ -1,7 +1,12 @@
 # ruff: noqa: E501 - texts are kept whole, several in a line
 """A corpus of user SQL: what must be refused, grouped by trick, and what must pass. The schema is ``SCHEMA``."""
 
+import contextlib
+import uuid
 from typing import NamedTuple
+
+import psycopg
+from psycopg import sql
 
 SCHEMA = """
 CREATE SCHEMA shop;
@@ -29,6 +34,21 @@ SELECT i, 'customer ' || i % 7, i * 1.25, '2026-01-01 00:00+00'::timestamptz + i
 FROM generate_series(1, 60) i;
 INSERT INTO shop.items SELECT i % 60 + 1, 'item ' || i, i % 4, i / 3.0 FROM generate_series(1, 120) i;
 """
+
+
+@contextlib.contextmanager
+def corpus_database(server):
+    """Create a database with the corpus's schema; yield its connection string; drop it."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(server.conninfo(), autocommit=True) as admin:
+        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
+        try:
+            with psycopg.connect(server.conninfo(name), autocommit=True) as owner:
+                owner.execute(SCHEMA)
+            yield server.conninfo(name)
+        finally:
+            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
 
 # Refused by their text alone ---------------------------------------------------------------------------------------
 

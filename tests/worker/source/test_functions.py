@@ -1,6 +1,5 @@
 """User SQL against real servers: functions, operators, types, views, and the wrapped text's rows."""
 
-import uuid
 from collections import Counter
 from datetime import UTC, datetime
 
@@ -8,14 +7,13 @@ import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from psycopg import sql
 
 from extraction_worker.errors import InvalidQuery
 from extraction_worker.source.contract import BEGIN, contract_settings, contract_sql
 from extraction_worker.source.functions import check_functions
 from extraction_worker.source.query import check_predicate, check_query
 from extraction_worker.source.vocabulary import AGGREGATES, ONCE_VOLATILE, REVIEWED, SETS
-from support.hostile_sql import ACCEPTED_PREDICATES, ACCEPTED_QUERIES, NESTINGS, REFUSED_CALLS, SCHEMA
+from support.hostile_sql import ACCEPTED_PREDICATES, ACCEPTED_QUERIES, NESTINGS, REFUSED_CALLS, SCHEMA, corpus_database
 
 AT = datetime(2026, 11, 22, 22, 30, 0, 123456, tzinfo=UTC)
 
@@ -33,16 +31,9 @@ def under_contract(conninfo):
 @pytest.fixture(scope="module")
 def shop(server):
     """A session under the contract on the corpus's schema."""
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server.conninfo(), autocommit=True) as admin:
-        admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
-        with psycopg.connect(server.conninfo(name), autocommit=True) as owner:
-            owner.execute(SCHEMA)
-        connection = under_contract(server.conninfo(name))
+    with corpus_database(server) as conninfo, under_contract(conninfo) as connection:
         connection.execute("SET LOCAL IntervalStyle = postgres")  # the only one that psycopg reads
         yield connection
-        connection.close()
-        admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 def check(connection, text, allow=()):

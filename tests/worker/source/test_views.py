@@ -4,27 +4,29 @@ import psycopg
 import pytest
 
 from extraction_worker.errors import InvalidQuery
-from extraction_worker.source.contract import BEGIN, contract_settings, contract_sql
 from extraction_worker.source.views import check_views
-from support.hostile_sql import SCHEMA
+from support.hostile_sql import corpus_database
+
+
+@pytest.fixture(scope="module")
+def connection(server):
+    """A superuser's session on the corpus's schema."""
+    with corpus_database(server) as conninfo, psycopg.connect(conninfo, autocommit=True) as connection:
+        yield connection
 
 
 @pytest.fixture
-def shop(database):
-    """The corpus's schema, for views to be added."""
-    database.execute(SCHEMA)
-    return database
+def shop(connection):
+    """The session in a transaction of its own, so that the views of a test go with it."""
+    with connection.transaction(force_rollback=True):
+        connection.execute("SET LOCAL search_path = ''")
+        yield connection
 
 
-def facts(database, *relations, allow=()):
-    """Check relations by their names, under the session contract."""
-    with psycopg.connect(database.conninfo, autocommit=True) as connection:
-        connection.execute(BEGIN)
-        connection.execute(
-            contract_sql(contract_settings(connection.info.server_version, statement_timeout=60, lock_timeout=5))
-        )
-        oids = [connection.execute("SELECT %s::regclass::oid", [name]).fetchone()[0] for name in relations]
-        return check_views(connection, oids, allow)
+def facts(connection, *relations, allow=()):
+    """Check relations by their names."""
+    oids = [connection.execute("SELECT %s::regclass::oid", [name]).fetchone()[0] for name in relations]
+    return check_views(connection, oids, allow)
 
 
 def test_base_tables_are_found_through_views_of_views_and_in_subqueries(shop):
