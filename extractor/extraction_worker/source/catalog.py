@@ -248,6 +248,7 @@ def _not_found(connection: Connection, schema: str, table: str, no_schema: bool)
                OR pg_catalog.lower(c.relname::text) = pg_catalog.lower(%(table)s))
           AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
           AND pg_catalog.has_any_column_privilege(c.oid, 'SELECT')
+        ORDER BY pg_catalog.lower(n.nspname::text) <> pg_catalog.lower(%(schema)s), 1, 2
         LIMIT 10000
         """,
         {"schema": schema, "table": table},

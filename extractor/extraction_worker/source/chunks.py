@@ -372,7 +372,7 @@ def _split_heavy(read: RangeRead, share: float, pages: _Pages, count: int) -> li
         return [(read, share)]
     return [
         (read.model_copy(update={"pages": piece}), share * part)
-        for piece, part in pages.split(math.ceil(share * count))
+        for piece, part in pages.split(round(share * count))
     ]
 
 

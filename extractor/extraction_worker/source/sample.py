@@ -49,7 +49,8 @@ _BOUNDS = """
 ), bounds AS (
     SELECT k, before / total AS before, own / total AS own FROM placed
     WHERE before > 0 AND pg_catalog.octet_length(k::text) <= {longest}
-      AND (pg_catalog.floor(before * {buckets} / total) <> pg_catalog.floor((before + n) * {buckets} / total)
+      AND (LEAST(pg_catalog.floor(before * {buckets} / total), {buckets} - 1)
+               <> LEAST(pg_catalog.floor((before + n) * {buckets} / total), {buckets} - 1)
            OR hot * {buckets} >= total)
 )
 SELECT nulls.fraction::float8, bounds.k::text, bounds.before::float8, bounds.own::float8
