@@ -48,7 +48,8 @@ class TextStream:
 
     def finish(self) -> None:
         """Hand on what waits, and the end of the compressed stream."""
-        self._compress(bytes(self._waiting))
+        if self._waiting:
+            self._compress(bytes(self._waiting))
         self._end()
 
     def tell(self) -> int:

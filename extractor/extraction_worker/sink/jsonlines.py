@@ -89,7 +89,11 @@ def _column(values: Sequence[Any], kind: Any) -> Any:
         # float64 they could be rounded twice.
         numbers = pa.array([None if value is None else float(value) for value in values], pa.float64())
         return numbers if pa.types.is_float64(kind) else numbers.cast(pa.string()).cast(kind)
-    return pa.array(values, kind)
+    array = pa.array(values, None if pa.types.is_integer(kind) else kind)
+    if pa.types.is_floating(array.type):
+        # Given the type, pyarrow would round.
+        raise ValueError("a number with a fraction in a column of integers")
+    return array.cast(kind)
 
 
 def _lines(blocks: Iterator[bytes]) -> Iterator[list[bytes]]:
