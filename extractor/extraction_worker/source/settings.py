@@ -5,11 +5,12 @@ connection string, no environment, no command line and no file system; a CA cert
 The file is written anew for each connection: rotated credentials are used by the next one.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from psycopg.conninfo import make_conninfo
+
+from extraction_worker.memory_file import MemoryFile
 
 
 @dataclass(frozen=True)
@@ -18,29 +19,6 @@ class Credentials:
 
     username: str
     password: str = field(repr=False)
-
-
-class _MemoryFile:
-    """An anonymous file in memory that libpq opens by its path under /proc."""
-
-    def __init__(self, name: str) -> None:
-        self._descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
-        os.fchmod(self._descriptor, 0o600)  # libpq ignores a password file that others could read
-        self._content = b""
-
-    @property
-    def path(self) -> str:
-        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
-
-    def write(self, content: bytes) -> None:
-        """Replace the content. Nothing happens when it is the same, so that readers rarely see a change."""
-        if content != self._content:
-            os.pwrite(self._descriptor, content, 0)
-            os.ftruncate(self._descriptor, len(content))
-            self._content = content
-
-    def __del__(self) -> None:
-        os.close(self._descriptor)
 
 
 @dataclass(frozen=True)
@@ -66,8 +44,8 @@ class SourceSettings:
     statement_timeout: float = 60.0
     lock_timeout: float = 5.0
     stall_timeout: float = 60.0
-    _password_file: _MemoryFile = field(default_factory=lambda: _MemoryFile("credentials"), repr=False, compare=False)
-    _ca_file: _MemoryFile = field(default_factory=lambda: _MemoryFile("ca"), repr=False, compare=False)
+    _password_file: MemoryFile = field(default_factory=lambda: MemoryFile("credentials"), repr=False, compare=False)
+    _ca_file: MemoryFile = field(default_factory=lambda: MemoryFile("ca"), repr=False, compare=False)
 
     def conninfo(self) -> str:
         """Return a libpq connection string without a password in it, and refresh what it points to."""
