@@ -21,6 +21,7 @@ _ALWAYS: dict[str, str] = {
     "extra_float_digits": "3",
     "client_encoding": "UTF8",
     "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
     # Hidden rows are an error, never silently missing.
     "row_security": "off",
     # Chunks are ours to parallelise; a chunk reads its pages in order.

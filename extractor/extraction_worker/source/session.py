@@ -73,18 +73,22 @@ def _refuse_transaction_pooler(connection: psycopg.Connection[tuple[Any, ...]], 
     first = _backend(connection)
     if first == connection.info.backend_pid:
         return
+    refusal = UnsupportedSource(
+        f"{settings.host}:{settings.port} is a connection pooler in transaction mode: a snapshot can't be "
+        "held through it, and session settings would leak to other clients.",
+        hint="Connect to PostgreSQL itself, or to a pool in session mode.",
+    )
     for _ in range(5):
         first = _backend(connection)
         with psycopg.connect(settings.conninfo(), autocommit=True, prepare_threshold=None) as other:
-            other.execute(BEGIN)
+            try:
+                other.execute(BEGIN)
+            except psycopg.Error:  # statement mode allows no transaction at all
+                raise refusal from None
             second = _backend(other)
             other.execute("ROLLBACK")
         if first == second or _backend(connection) != first:
-            raise UnsupportedSource(
-                f"{settings.host}:{settings.port} is a connection pooler in transaction mode: a snapshot can't be "
-                "held through it, and session settings would leak to other clients.",
-                hint="Connect to PostgreSQL itself, or to a pool in session mode.",
-            )
+            raise refusal
 
 
 @contextlib.contextmanager
