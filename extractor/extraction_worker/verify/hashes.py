@@ -175,16 +175,24 @@ class _State:
 
     def mix_alone(self, index: int, data: memoryview) -> None:
         """Do the rounds of one value alone."""
-        state = [int(word[index]) for word in self.words]
-        for words in struct.iter_unpack("<3I", data):
-            for word in range(3):
-                state[word] = state[word] + words[word] & 0xFFFFFFFF
-            for x, y, z, bits in _MIX:
-                rotated = state[y] << bits & 0xFFFFFFFF | state[y] >> 32 - bits
-                state[x] = (state[x] - state[y] & 0xFFFFFFFF) ^ rotated
-                state[y] = state[y] + state[z] & 0xFFFFFFFF
-        for vector, value in zip(self.words, state, strict=True):
-            vector[index] = value
+        a, b, c = (int(word[index]) for word in self.words)
+        full = 0xFFFFFFFF
+        for x, y, z in struct.iter_unpack("<3I", data):
+            b, c = b + y & full, c + z & full
+            a = (a + x - c & full) ^ (c << 4 & full | c >> 28)
+            c = c + b & full
+            b = (b - a & full) ^ (a << 6 & full | a >> 26)
+            a = a + c & full
+            c = (c - b & full) ^ (b << 8 & full | b >> 24)
+            b = b + a & full
+            a = (a - c & full) ^ (c << 16 & full | c >> 16)
+            c = c + b & full
+            b = (b - a & full) ^ (a << 19 & full | a >> 13)
+            a = a + c & full
+            c = (c - b & full) ^ (b << 4 & full | b >> 28)
+            b = b + a & full
+        for word, value in zip(self.words, (a, b, c), strict=True):
+            word[index] = value
 
     def result(self) -> Hashes:
         """Do the last round, and return 64 bits of the state."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from extraction_worker.demo.postgres import PostgresServer
 from extraction_worker.verify.hashes import hash_bytes, hash_float64, hash_int64, hash_uint32, hash_words
 
-bounded = settings(max_examples=40, derandomize=True, deadline=None)
+bounded = settings(max_examples=20, derandomize=True, deadline=None)
 Connection = psycopg.Connection[tuple[int]]
 
 
@@ -72,7 +72,7 @@ def test_values_of_very_different_lengths(connection: Connection) -> None:
     assert ours(values) == hash_of_bytea(connection, values)
 
 
-@pytest.mark.parametrize("count", [1, 8191, 8193, 65535, 65537, 70000])
+@pytest.mark.parametrize("count", [8193, 65537])
 def test_more_values_than_are_hashed_together(connection: Connection, count: int) -> None:
     text = "left(md5(i::text) || md5((i + 1)::text), (i * 7919 % 61)::int)"
     rows = connection.execute(
