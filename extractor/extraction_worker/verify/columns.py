@@ -20,7 +20,7 @@ Arrow's bytes are little-endian on every platform that pyarrow is built for, so 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -98,11 +98,6 @@ def compare(chunk: int, read: Sequence[ColumnDigest], decoded: Sequence[ColumnDi
                 f"Chunk {chunk}, column {ours.name!r}: the file doesn't decode to the values that were read "
                 f"(digest {ours.digest} read, {theirs.digest} decoded)."
             )
-
-
-def merge_evidence(columns: Sequence[ColumnDigest], source: Mapping[str, dict[str, str]]) -> tuple[ColumnDigest, ...]:
-    """Return the evidence of each column with what the server's aggregates add to it, by name."""
-    return tuple(column.model_copy(update={"source": source[column.name]}) for column in columns)
 
 
 class _Column(ABC):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from extraction_worker.errors import VerificationFailed
 from extraction_worker.model import ColumnDigest
-from extraction_worker.verify.columns import ColumnDigester, compare, merge_evidence
+from extraction_worker.verify.columns import ColumnDigester, compare
 
 bounded = settings(max_examples=12, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -260,11 +260,3 @@ def test_equal_evidence_is_accepted() -> None:
 def test_a_difference_is_named(decoded: list[ColumnDigest], message: str) -> None:
     with pytest.raises(VerificationFailed, match=message):
         compare(3, [evidence("id", 0, "aa"), evidence("amount", 1, "bb")], decoded)
-
-
-def test_the_servers_evidence_joins_ours_by_name() -> None:
-    columns = (evidence("id", 0, "aa"), evidence("x", 1, "bb"))
-    id_, x = merge_evidence(columns, {"x": {"count": "1"}, "id": {"count": "2", "sum": "3"}})
-    assert id_.source == {"count": "2", "sum": "3"}
-    assert x.source == {"count": "1"}
-    assert (x.nulls, x.digest) == (1, "bb")
