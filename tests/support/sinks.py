@@ -91,11 +91,13 @@ class Steps:
         self._lock = threading.Lock()
 
     @classmethod
-    def dying(cls, at: int, *, after: bool = False) -> "Steps":
+    def dying(cls, at: int) -> "Steps":
+        """Die once this step took effect, before its result is known."""
+
         def die() -> None:
             raise Died
 
-        return cls(at, die, after=after, dead=True)
+        return cls(at, die, after=True, dead=True)
 
     def before(self) -> int:
         if getattr(self._paused, "here", False):

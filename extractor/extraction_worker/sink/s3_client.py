@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import os
 import re
 import threading
 import zlib
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Final
 
 from extraction_worker.errors import ExtractionError, SinkFull, SinkRefused, SinkUnavailable
@@ -48,9 +49,12 @@ class S3Options:
     Parameters
     ----------
     endpoint
-        URL of a store other than AWS's, addressed by path; None is AWS.
+        URL of a store other than AWS's; None is AWS.
     region
         None is what the environment says, or ``us-east-1`` with an endpoint.
+    path_style
+        Whether the bucket stands in the URL's path in any case. Otherwise it does where the host is an address, and
+        is part of the host's name elsewhere.
     ca
         File of the certificates to trust instead of the system's.
     credentials
@@ -61,7 +65,8 @@ class S3Options:
 
     endpoint: str | None = None
     region: str | None = None
-    ca: Path | None = None
+    path_style: bool = False
+    ca: PathLike[str] | None = None
     credentials: Callable[[], S3Credentials] | None = field(default=None, repr=False)
     attempts: int = 5
 
@@ -151,7 +156,7 @@ class Bucket:
         """The boto3 client."""
         with self._lock:
             if self._made is None:
-                with self._errors("Preparing"):
+                with self._errors("Preparing", ""):
                     self._made = make_client(self._options)
             return self._made
 
@@ -163,13 +168,13 @@ class Bucket:
         SinkRefused
             No such bucket, no permission, or in another region.
         """
-        with self._errors("Looking up"):
+        with self._errors("Looking up", ""):
             self.client.head_bucket(Bucket=self.name)
 
     def get(self, key: str) -> Object | None:
         """Read a small object; None when there is none."""
         try:
-            with self._errors(f"Reading {key}", Missing):
+            with self._errors("Reading", key, Missing):
                 reply = self.client.get_object(Bucket=self.name, Key=key)
                 return Object(reply["Body"].read(), reply["ETag"])
         except Missing:
@@ -188,7 +193,7 @@ class Bucket:
         condition: Any = {"IfNoneMatch": "*"} if absent else {"IfMatch": etag} if etag else {}
         try:
             # Over an object that is gone, If-Match answers 404.
-            with self._errors(f"Writing {key}", *((Conflict, Missing) if condition else ())):
+            with self._errors("Writing", key, *((Conflict, Missing) if condition else ())):
                 reply = self.client.put_object(
                     Bucket=self.name, Key=key, Body=data, ChecksumCRC32=_base64_crc32(zlib.crc32(data)), **condition
                 )
@@ -199,7 +204,7 @@ class Bucket:
     def head(self, key: str) -> Stored | None:
         """Return what the store knows of an object; None when there is none."""
         try:
-            with self._errors(f"Looking up {key}", Missing):
+            with self._errors("Looking up", key, Missing):
                 reply = self.client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
                 return Stored(reply["ContentLength"], reply.get("ChecksumCRC32"))
         except Missing:
@@ -210,20 +215,20 @@ class Bucket:
         each(self._delete, keys)
 
     def _delete(self, key: str) -> None:
-        with contextlib.suppress(Missing), self._errors(f"Deleting {key}", Missing):
+        with contextlib.suppress(Missing), self._errors("Deleting", key, Missing):
             self.client.delete_object(Bucket=self.name, Key=key)
 
     def delete_if(self, key: str, etag: str) -> None:
         """Delete an object if it still has this ETag; raises Conflict, also when it is gone."""
         try:
-            with self._errors(f"Deleting {key}", Conflict, Missing):
+            with self._errors("Deleting", key, Conflict, Missing):
                 self.client.delete_object(Bucket=self.name, Key=key, IfMatch=etag)
         except Missing:
             raise Conflict from None
 
     def keys(self, prefix: str, *, delimiter: str = "") -> Iterator[str]:
         """Yield the keys below a prefix; with a delimiter, what lies deeper appears once as ``NAME/``."""
-        with self._errors(f"Listing {prefix}"):
+        with self._errors("Listing", prefix):
             pages = self.client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=self.name, Prefix=prefix, Delimiter=delimiter):
                 yield from (entry["Key"] for entry in page.get("Contents", ()))
@@ -233,7 +238,7 @@ class Bucket:
 
     def create_upload(self, key: str) -> str:
         """Begin a multipart upload; return its id."""
-        with self._errors(f"Beginning {key}"):
+        with self._errors("Beginning", key):
             reply = self.client.create_multipart_upload(Bucket=self.name, Key=key, ChecksumAlgorithm="CRC32")
             return reply["UploadId"]
 
@@ -245,7 +250,7 @@ class Bucket:
         """
         crc32 = zlib.crc32(data)
         body: Any = data  # botocore takes a bytearray as it is; its annotations don't say so
-        with self._errors(f"Uploading {key}"):
+        with self._errors("Uploading", key):
             reply = self.client.upload_part(
                 Bucket=self.name, Key=key, UploadId=upload_id, PartNumber=number, Body=body,
                 ChecksumCRC32=_base64_crc32(crc32),
@@ -263,7 +268,7 @@ class Bucket:
         """Whether the store refuses bytes that contradict the CRC-32 sent with them. Found out by one wrong write."""
         key = f"{self._scratch}checksum-{nonce()}"
         try:
-            with self._errors("Probing checksums of", Altered):
+            with self._errors("Probing checksums of", "", Altered):
                 self.client.put_object(Bucket=self.name, Key=key, Body=b"probe", ChecksumCRC32=_base64_crc32(0))
         except Altered:
             return True
@@ -272,7 +277,7 @@ class Bucket:
 
     def uploaded(self, key: str, upload_id: str) -> list[UploadPart]:
         """Return the parts of an upload that the store holds, in order; raises UploadGone."""
-        with self._errors(f"Checking {key}", UploadGone):
+        with self._errors("Checking", key, UploadGone):
             pages = self.client.get_paginator("list_parts").paginate(Bucket=self.name, Key=key, UploadId=upload_id)
             return [
                 UploadPart(
@@ -292,7 +297,7 @@ class Bucket:
             for part in parts
         ]
         try:
-            with self._errors(f"Completing {key}", UploadGone, UploadDiffers, Altered):
+            with self._errors("Completing", key, UploadGone, UploadDiffers, Altered):
                 self.client.complete_multipart_upload(
                     Bucket=self.name, Key=key, UploadId=upload_id, MultipartUpload={"Parts": listed}
                 )
@@ -301,20 +306,20 @@ class Bucket:
 
     def abort(self, key: str, upload_id: str) -> None:
         """Abort an upload; missing is fine."""
-        with contextlib.suppress(UploadGone), self._errors(f"Aborting {key}", UploadGone):
+        with contextlib.suppress(UploadGone), self._errors("Aborting", key, UploadGone):
             self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
 
     def uploads(self, prefix: str) -> Iterator[tuple[str, str]]:
         """Yield key and id of each incomplete upload below a prefix."""
-        with self._errors(f"Listing uploads of {prefix}"):
+        with self._errors("Listing uploads of", prefix):
             for page in self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=prefix):
                 yield from ((upload["Key"], upload["UploadId"]) for upload in page.get("Uploads", ()))
 
     @contextlib.contextmanager
-    def _errors(self, doing: str, *expected: type[Reply]) -> Iterator[None]:
+    def _errors(self, doing: str, key: str, *expected: type[Reply]) -> Iterator[None]:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        where = f"{doing} in bucket {self.name!r}" if " " in doing else f"{doing} bucket {self.name!r}"
+        where = f"{doing} {key} in bucket {self.name!r}" if key else f"{doing} bucket {self.name!r}"
         try:
             yield
         except ClientError as error:
@@ -323,9 +328,9 @@ class Bucket:
             reply = _REPLIES.get(code)
             if reply in expected:
                 raise reply from None
-            raise _refusal(where, self.name, code, status) from error
+            raise _refusal(where, code, status, bucket=self.name, key=key) from error
         except BotoCoreError as error:
-            raise _failure(where, error) from error
+            raise _failure(where, error, self._options) from error
 
 
 def each(function: Callable[[Any], object], values: Iterable[Any]) -> None:
@@ -341,11 +346,11 @@ def each(function: Callable[[Any], object], values: Iterable[Any]) -> None:
             raise
 
 
-def _refusal(where: str, bucket: str, code: str, status: int) -> ExtractionError:
+def _refusal(where: str, code: str, status: int, *, bucket: str, key: str) -> ExtractionError:
     """Sort what the store answered. Its own words stay out: they may repeat what was sent."""
     code = re.sub(r"[^A-Za-z0-9]", "", code)[:64]
     message = f"{where}: the store answered {code} (HTTP {status})."
-    if code == "NoSuchBucket" or (code == "404" and where.startswith("Looking up bucket")):
+    if code == "NoSuchBucket" or (code == "404" and not key):
         return SinkRefused(f"Bucket {bucket!r} isn't there.", hint="Create it, or correct spec.sink.s3.bucket.")
     if code in _FULL or status == 507:
         return SinkFull(message, hint="Free space in the store, or raise the quota.")
@@ -360,15 +365,20 @@ def _refusal(where: str, bucket: str, code: str, status: int) -> ExtractionError
     return SinkRefused(message)
 
 
-def _failure(where: str, error: Exception) -> ExtractionError:
+def _failure(where: str, error: Exception, options: S3Options) -> ExtractionError:
     """Sort what kept a request from being answered."""
     from botocore import exceptions as boto
 
     name = type(error).__name__
     if isinstance(error, boto.SSLError):
         return SinkRefused(f"{where}: TLS failed.", hint="Check the endpoint's certificate and the CA that was given.")
-    if isinstance(error, boto.HTTPClientError | boto.IncompleteReadError | boto.ResponseStreamingError):
-        return SinkUnavailable(f"{where}: the store can't be reached ({name}).")
+    if isinstance(
+        error, boto.ConnectionError | boto.HTTPClientError | boto.IncompleteReadError | boto.ResponseStreamingError
+    ):
+        # With the bucket in the host's name, stores that don't do that look like a name that doesn't resolve.
+        by_host = options.endpoint and not options.path_style and isinstance(error, boto.EndpointConnectionError)
+        hint = "If the store isn't Amazon's, it may need forcePathStyle: true." if by_host else ""
+        return SinkUnavailable(f"{where}: the store can't be reached ({name}).", hint=hint)
     if isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError | boto.CredentialRetrievalError):
         return SinkRefused(f"{where}: there are no credentials.", hint="Declare spec.sink.s3.credentialsSecretRef.")
     return SinkRefused(f"{where}: the request can't be made ({name}).", hint="Check bucket, endpoint and region.")
@@ -406,7 +416,7 @@ def make_client(options: S3Options) -> "S3Client":
         tcp_keepalive=True,
         max_pool_connections=4 * PARALLEL,
         retries={"mode": "standard", "total_max_attempts": options.attempts},
-        s3={"addressing_style": "path" if options.endpoint else "auto"},
+        s3={"addressing_style": "path" if options.path_style else "auto"},
         # We send the CRC-32 of everything we write ourselves. The default's trailing checksums, in an encoding of
         # their own, are refused by many stores.
         request_checksum_calculation="when_required",
@@ -417,7 +427,7 @@ def make_client(options: S3Options) -> "S3Client":
         "s3",
         endpoint_url=options.endpoint,
         region_name=region,
-        verify=str(options.ca) if options.ca else None,
+        verify=os.fspath(options.ca) if options.ca else None,
         config=config,
     )
 

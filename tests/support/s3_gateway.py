@@ -1,0 +1,109 @@
+"""An HTTP server on loopback between a client and the S3 server, which spoils what passes as a test wants it."""
+
+import contextlib
+import http.client
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+@dataclass
+class Request:
+    """What a client sent."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass
+class Response:
+    """What the client gets. ``cut`` closes the connection in the place of an answer."""
+
+    status: int
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: bool = False
+
+
+def error(status: int, code: str) -> Response:
+    """An answer as S3 says no."""
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>test-secret-key</Message></Error>"
+    return Response(status, body.encode(), {"Content-Type": "application/xml"})
+
+
+Forward = Callable[[Request], Response]
+Spoil = Callable[[Request, Forward], Response]
+
+
+class Gateway:
+    """The gateway. ``spoil`` gets each request and a function that forwards it; tests may set it at any time."""
+
+    def __init__(self, port: int, certificate: Path | None = None) -> None:
+        self._port = port
+        self.spoil: Spoil = lambda request, forward: forward(request)
+        self.requests: list[Request] = []
+        gateway = self
+
+        class Handler(BaseHTTPRequestHandler):
+            # Answers "Expect: 100-continue", for which clients otherwise wait a second.
+            protocol_version = "HTTP/1.1"
+
+            def _serve(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                request = Request(self.command, self.path, dict(self.headers.items()), body)
+                gateway.requests.append(request)
+                response = gateway.spoil(request, gateway._forward)
+                if response.cut:
+                    self.close_connection = True
+                    self.connection.close()
+                    return
+                self.send_response(response.status)
+                for name, value in response.headers.items():
+                    if name.lower() not in {"content-length", "connection", "transfer-encoding", "date", "server"}:
+                        self.send_header(name, value)
+                length = response.headers.get("Content-Length") if self.command == "HEAD" else None
+                self.send_header("Content-Length", length or str(len(response.body)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(response.body)
+
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        # A client that doesn't trust us, or that we hung up on, is what some tests are about.
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        scheme = "https" if certificate else "http"
+        self.endpoint = f"{scheme}://127.0.0.1:{self._server.server_port}"
+
+    def _forward(self, request: Request) -> Response:
+        headers = {name: text for name, text in request.headers.items() if name.lower() != "expect"}
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(request.method, request.path, request.body, headers)
+            reply = connection.getresponse()
+            return Response(reply.status, reply.read(), dict(reply.getheaders()))
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator["Gateway"]:
+        """Serve until the block ends."""
+        thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._server.shutdown()
+            thread.join(10)
+            self._server.server_close()
