@@ -51,15 +51,11 @@ def _kubeconfig(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest, _kubeconfig: Path) -> Cluster:
-    """The cluster with the images loaded, as its administrator uses it."""
+    """The cluster with the images of the tests' own pods, as its administrator uses it."""
     raised = request.getfixturevalue("kind_cluster")
     found = Cluster(raised.name, Path(raised.kind_path), Path(raised.kubectl_path), _kubeconfig)
-    extractor = IMAGES / "extractor.tar"
-    if not extractor.exists():
-        pytest.fail(f"{extractor} is missing; build it with `make images`")
     busybox(IMAGES / "busybox.tar")
-    for archive in (extractor, IMAGES / "busybox.tar"):
-        found.run_kind("load", "image-archive", str(archive))
+    found.run_kind("load", "image-archive", str(IMAGES / "busybox.tar"))
     if not found.is_stand_in:
         _name_host(found)
     return found
@@ -102,8 +98,12 @@ def namespace(cluster: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
-def extractor_image() -> str:
-    """Name of the extractor's image in the cluster."""
+def extractor_image(cluster: Cluster) -> str:
+    """Name of the extractor's image, which is loaded."""
+    archive = IMAGES / "extractor.tar"
+    if not archive.exists():
+        pytest.fail(f"{archive} is missing; build it with `make images`")
+    cluster.run_kind("load", "image-archive", str(archive))
     return EXTRACTOR
 
 

@@ -23,6 +23,9 @@ for what in sys.argv[1:]:
         print(what, refused.code)
 """
 
+# A new service reaches DNS and the rules of the node a moment after the API server.
+FETCH = "for i in 1 2 3 4 5 6 7 8 9; do wget -q -O- http://$1:$2/ && exit; sleep 1; done; exit 1"
+
 
 def test_pods_resolve_services_and_the_host_and_nothing_outside(namespace: Cluster) -> None:
     log = namespace.run_pod(
@@ -38,10 +41,8 @@ def test_a_service_leads_to_its_pod_by_name_and_by_address(namespace: Cluster) -
     namespace.start_pod("web", "sh", "-c", "echo answer > /tmp/index.html; exec httpd -f -p 8080 -h /tmp")
     namespace.kubectl("expose", "pod", "web", "--port=80", "--target-port=8080")
     address = namespace.get("service", "web")["spec"]["clusterIP"]
-    # The rules of a new service reach the node a moment later.
-    ask = "for i in 1 2 3 4 5 6 7 8 9; do wget -T 2 -q -O- http://{} && exit; sleep 1; done; exit 1"
-    assert namespace.run_pod("by-name", "sh", "-c", ask.format("web")) == "answer\n"
-    assert namespace.run_pod("by-address", "sh", "-c", ask.format(address)) == "answer\n"
+    assert namespace.run_pod("by-name", "sh", "-c", FETCH, "-", "web", "80") == "answer\n"
+    assert namespace.run_pod("by-address", "sh", "-c", FETCH, "-", address, "80") == "answer\n"
 
 
 def test_a_service_account_may_do_what_its_role_says_and_no_more(namespace: Cluster, extractor_image: str) -> None:
@@ -125,7 +126,7 @@ def claim(name: str, mode: str) -> dict[str, object]:
 
 def test_pods_reach_a_server_on_the_host_by_its_name(namespace: Cluster, host_address: str) -> None:
     with web_server(host_address, b"from the host") as port:
-        log = namespace.run_pod("visitor", "wget", "-T", "5", "-q", "-O-", f"http://{HOST_NAME}:{port}/")
+        log = namespace.run_pod("visitor", "sh", "-c", FETCH, "-", HOST_NAME, str(port))
     assert log == "from the host"
 
 

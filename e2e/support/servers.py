@@ -15,7 +15,7 @@ from typing import Any
 
 from e2e.node.commands import run
 
-from extraction_worker.demo.postgres import PostgresServer, embedded_binaries
+from extraction_worker.demo.postgres import PostgresServer
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def postgres_with_tls(address: str, name: str) -> Iterator[Postgres]:
     certificates = folder / "certificates"
     certificates.mkdir()
     _certify(certificates, name, address)
-    server = PostgresServer(embedded_binaries(), folder / "server", {
+    server = PostgresServer(_binaries(), folder / "server", {
         "listen_addresses": f"127.0.0.1,{address}", "ssl": "on",
         "ssl_cert_file": str(certificates / "server.crt"), "ssl_key_file": str(certificates / "server.key"),
     })  # fmt: skip
@@ -49,6 +49,14 @@ def postgres_with_tls(address: str, name: str) -> Iterator[Postgres]:
     finally:
         server.stop()
         shutil.rmtree(folder)
+
+
+def _binaries() -> Path:
+    """Return a PostgreSQL of the distribution: the embedded one is built without TLS."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+    if not found:
+        raise RuntimeError("a PostgreSQL with TLS is missing: apt-get install -y postgresql")
+    return found[-1].parent
 
 
 def _certify(folder: Path, name: str, address: str) -> None:
