@@ -27,13 +27,19 @@ def postgres18() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(scope="session")
-def postgres15() -> Iterator[PostgresServer]:
-    """Debian's PostgreSQL 15, with ICU and XML."""
+def debian_15() -> Path:
+    """The binaries of Debian's PostgreSQL 15, with ICU, XML and TLS."""
     if not (DEBIAN_15 / "postgres").exists():
         if REQUIRED:
             pytest.fail("CI needs PostgreSQL 15: apt-get install postgresql-15")
         pytest.skip("PostgreSQL 15 isn't installed (apt-get install postgresql-15)")
-    with postgres_server(DEBIAN_15) as server:
+    return DEBIAN_15
+
+
+@pytest.fixture(scope="session")
+def postgres15(debian_15: Path) -> Iterator[PostgresServer]:
+    """Debian's PostgreSQL 15."""
+    with postgres_server(debian_15) as server:
         yield server
 
 

@@ -1,0 +1,197 @@
+"""What servers do to snapshots: restarts, standbys, TLS, encodings. Each test has servers of its own."""
+
+import datetime as dt
+import shutil
+import signal
+import subprocess
+import threading
+from contextlib import closing
+
+import adbc_driver_postgresql
+import psycopg
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from extraction_worker.demo.postgres import PostgresServer, embedded_binaries, postgres_server
+from extraction_worker.errors import ExtractionError, SnapshotLost, SourceNotPinned, TLSFailed
+from extraction_worker.source.identity import check_identity
+from extraction_worker.source.lease import LeaseLimits, LockTarget, SnapshotLease
+from extraction_worker.source.session import ReadSession, begin, connect, read_identity
+from extraction_worker.source.settings import Credentials, SourceSettings
+from support.plans import make_plan
+
+
+def settings_for(server: PostgresServer, **changes) -> SourceSettings:
+    fields = {
+        "host": server.host, "port": server.port, "database": "postgres", "ssl_mode": "disable",
+        "credentials": lambda: Credentials(server.user, server.password),
+    }  # fmt: skip
+    return SourceSettings(**(fields | changes))
+
+
+CATALOG = LockTarget((), (), (1262,), ())
+"""Watches pg_database."""
+
+
+def test_a_snapshot_id_repeats_after_a_restart_and_is_not_taken_for_the_same():
+    with postgres_server() as server:
+        identities = []
+        for _ in range(2):
+            with closing(connect(settings_for(server))) as connection:
+                begin(connection, settings_for(server))
+                [snapshot_id] = connection.execute("SELECT pg_export_snapshot()").fetchone()
+                identities.append(read_identity(connection, snapshot_id))
+                server.stop(signal.SIGQUIT)
+            server.start()
+        first, second = identities
+        with pytest.raises(SnapshotLost, match="restarted"):
+            check_identity(first, second, snapshot=True)
+
+
+def test_a_holder_whose_server_crashes_is_a_lost_snapshot():
+    lost = threading.Event()
+    reasons = []
+
+    def on_lost(reason):
+        reasons.append(reason)
+        lost.set()
+
+    with postgres_server() as server:
+        lease = SnapshotLease(settings_for(server), lambda _: CATALOG, LeaseLimits(poll=0.05), on_lost)
+        lease.acquire()
+        server.stop(signal.SIGQUIT)
+        assert lost.wait(20)
+        assert isinstance(reasons[0], SnapshotLost)
+        lease.release()
+
+
+def test_a_standby_is_not_taken_for_its_primary(tmp_path):
+    with postgres_server(settings={"wal_level": "replica", "max_wal_senders": "3"}) as primary:
+        standby = PostgresServer(
+            embedded_binaries(), primary.folder.parent / "standby", {"hot_standby": "on"}, password=primary.password
+        )
+        standby.folder.mkdir()
+        if identity := primary._identity():
+            shutil.chown(standby.folder, identity["user"])
+        subprocess.run(
+            [
+                embedded_binaries() / "pg_basebackup", "-D", standby.data, "-R", "-X", "stream", "-c", "fast",
+                "-d", primary.conninfo(),
+            ],
+            check=True, capture_output=True, **primary._identity(),
+        )  # fmt: skip
+        with psycopg.connect(primary.conninfo(), autocommit=True) as admin:
+            admin.execute("CREATE TABLE t AS SELECT 1 AS id")
+        try:
+            standby.start()
+            with closing(connect(settings_for(primary))) as holder:
+                begin(holder, settings_for(primary))
+                [snapshot_id] = holder.execute("SELECT pg_export_snapshot()").fetchone()
+                plan = make_plan(identity=read_identity(holder, snapshot_id), locks=())
+                # The same id on the standby, held by somebody else.
+                with closing(connect(settings_for(standby))) as other:
+                    begin(other, settings_for(standby))
+                    [theirs] = other.execute("SELECT pg_export_snapshot()").fetchone()
+                    swapped = plan.identity.model_copy(update={"snapshot_id": theirs})
+                    settings = settings_for(standby)
+                    with (
+                        adbc_driver_postgresql.connect(settings.conninfo()) as handle,
+                        ReadSession(handle, settings) as session,
+                        pytest.raises(SourceNotPinned, match="one server"),
+                    ):
+                        session.begin(plan.model_copy(update={"identity": swapped}))
+        finally:
+            standby.stop()
+
+
+# TLS --------------------------------------------------------------------------------------------------------------
+
+
+def authority(name: str):
+    """Return the key and certificate of an authority."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key, sign(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, None, key, ca=True)
+
+
+def sign(subject, key, issuer, issuer_key, *, ca=False, host=None):
+    now = dt.datetime.now(dt.UTC)
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.subject if issuer is not None else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+    )
+    if host is not None:
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+    return builder.sign(issuer_key, hashes.SHA256())
+
+
+def pem(certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+@pytest.fixture(scope="module")
+def tls_server(debian_15):
+    """A server (Debian's: the embedded one is built without TLS) with TLS whose certificate is for ``localhost``; yields it and its authority's PEM."""
+    ca_key, ca = authority("test authority")
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    certificate = sign(name, key, ca, ca_key, host="localhost")
+    with postgres_server(debian_15) as server:
+        server.stop()
+        files = {
+            "server.crt": pem(certificate),
+            "server.key": key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ),
+        }
+        for file, content in files.items():
+            path = server.data / file
+            path.write_bytes(content)
+            path.chmod(0o600)
+            if identity := server._identity():
+                shutil.chown(path, identity["user"])
+        server.settings = {"ssl": "on"}
+        server.start()
+        yield server, pem(ca)
+
+
+def test_verify_full_accepts_the_named_server_and_encrypts(tls_server):
+    server, ca = tls_server
+    settings = settings_for(server, host="localhost", ssl_mode="verify-full", ca_certificate=ca)
+    with closing(connect(settings)) as connection:
+        [encrypted] = connection.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()
+        assert encrypted
+    with adbc_driver_postgresql.connect(settings.conninfo()) as handle, ReadSession(handle, settings) as session:
+        assert session.row("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == (True,)
+
+
+def test_verify_full_refuses_another_name_or_another_authority(tls_server):
+    server, ca = tls_server
+    with pytest.raises(TLSFailed, match="caSecretRef"):
+        connect(settings_for(server, host="127.0.0.1", ssl_mode="verify-full", ca_certificate=ca))
+    _, other = authority("another authority")
+    for mode in ("verify-full", "verify-ca"):
+        with pytest.raises(TLSFailed):
+            connect(settings_for(server, host="localhost", ssl_mode=mode, ca_certificate=pem(other)))
+    with pytest.raises(TLSFailed):
+        connect(settings_for(server, host="localhost", ssl_mode="verify-full"))  # the system's authorities
+
+
+def test_verify_ca_accepts_another_name(tls_server):
+    server, ca = tls_server
+    with closing(connect(settings_for(server, host="127.0.0.1", ssl_mode="verify-ca", ca_certificate=ca))):
+        pass
+
+
+def test_a_certificate_that_is_none_is_refused(tls_server):
+    server, _ = tls_server
+    with pytest.raises(ExtractionError, match=r"certificate|PEM|root"):
+        connect(settings_for(server, host="localhost", ssl_mode="verify-full", ca_certificate=b"no certificate"))
