@@ -1,5 +1,8 @@
 """Settings of our own code for the databases of tests."""
 
+import time
+from collections.abc import Callable
+
 from extraction_worker.source.settings import Credentials, SourceSettings
 
 
@@ -15,3 +18,11 @@ def settings_of(database, /, user: str | None = None, password: str | None = Non
         "ssl_mode": "disable",
     }
     return SourceSettings(**(fields | changes))
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 20) -> None:
+    """Return when the condition is true; fail when it isn't in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it didn't happen in time"
+        time.sleep(0.01)

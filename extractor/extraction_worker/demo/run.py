@@ -7,10 +7,10 @@ from pathlib import Path
 from string import Template
 
 import psycopg
-from extraction_contract.load import load_files
-from extraction_contract.resolve import resolve
 from psycopg import sql
 
+from extraction_contract.load import load_files
+from extraction_contract.resolve import resolve
 from extraction_worker.cli.run import run_in_thread
 from extraction_worker.demo.dataset import load_records
 from extraction_worker.demo.postgres import PostgresServer, postgres_server
@@ -114,7 +114,7 @@ def _query(files: Path, rows: int) -> int:
         "SELECT count(*) AS rows, count(DISTINCT id) AS ids, min(id) AS first, max(id) AS last, "
         f"sum(amount) AS amount FROM '{files}/*.parquet'"
     )
-    _say(f"\n$ duckdb -c \"{query}\"")
+    _say(f'\n$ duckdb -c "{query}"')
     found = duckdb.sql(query)
     print(found)
     counted = found.fetchone()

@@ -10,7 +10,7 @@ from extraction_worker.errors import SnapshotLost, SourceInDanger, SourceUnavail
 from extraction_worker.source import lease as lease_module
 from extraction_worker.source.lease import LeaseLimits, LockTarget, SnapshotLease
 from extraction_worker.source.session import connect, planning_transaction, read_identity
-from support.databases import settings_of
+from support.databases import settings_of, wait_until
 
 
 class Lost:
@@ -57,7 +57,9 @@ def test_others_see_the_snapshot_while_the_lease_is_held_and_not_after(table):
         with planning_transaction(reader, settings, identity.snapshot_id):
             assert reader.execute("SELECT count(*) FROM public.t").fetchone() == (1000,)
             assert read_identity(reader, identity.snapshot_id).snapshot == identity.snapshot
+        holder = lease._connection.info.backend_pid
         lease.release()
+        wait_until(lambda: not table.execute("SELECT FROM pg_stat_activity WHERE pid = %s", holder))
         with (
             pytest.raises(psycopg.Error, match="snapshot"),
             planning_transaction(reader, settings, identity.snapshot_id),
@@ -116,9 +118,8 @@ def test_a_terminated_holder_is_a_lost_snapshot(table):
     lost = Lost()
     lease = lease_of(table, lost)
     lease.acquire()
-    table.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'extraction' AND datname = current_database()"
-    )
+    holders = "application_name = 'extraction' AND datname = current_database()"
+    table.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {holders}")
     assert isinstance(lost.wait(), SnapshotLost)
     lease.release()
 

@@ -139,7 +139,7 @@ def pem(certificate) -> bytes:
 
 @pytest.fixture(scope="module")
 def tls_server(debian_15):
-    """A server whose certificate is for ``localhost``, and its authority's PEM. The embedded one is built without TLS."""
+    """A server whose certificate is for ``localhost``, and its authority's PEM; the embedded one has no TLS."""
     ca_key, ca = authority("test authority")
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])

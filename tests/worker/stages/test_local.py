@@ -18,6 +18,7 @@ from extraction_worker.model import Consistency, Manifest
 from extraction_worker.report.progress import Progress
 from extraction_worker.stages import local as local_module
 from extraction_worker.stages.work import ChunkWorker
+from support.databases import wait_until
 from support.jobs import everything, local_run, published
 
 SMALL_CHUNKS = {"targetBytes": "64Ki"}
@@ -60,11 +61,7 @@ def backends(database) -> int:
 
 
 def wait_for_no_backends(database):
-    for _ in range(1000):
-        if backends(database) == 0:
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("backends of the run are left on the server")
+    wait_until(lambda: backends(database) == 0)
 
 
 # What is published ------------------------------------------------------------------------------------------------
