@@ -24,15 +24,20 @@ def pytest_configure(config: pytest.Config) -> None:
         chosen = subprocess.run([HERE / "kind-bin"], capture_output=True, text=True, check=True)
         config.option.kind_bin = chosen.stdout.strip()
     if not config.option.kind_kubectl_bin:
-        config.option.kind_kubectl_bin = shutil.which("kubectl", path=_programs(config.option.kind_bin))
+        config.option.kind_kubectl_bin = _program(config.option.kind_bin, "kubectl")
     config.option.kubeconfig = config.option.kubeconfig or str(HERE.parent / "build" / "e2e" / "kubeconfig")
 
 
-def _programs(kind: str) -> str | None:
-    """Return the folder with the stand-in's programs, of the versions of its cluster; None with the real kind."""
-    if Path(kind).parent.name != "node":
-        return None
-    return subprocess.run([kind, "programs"], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
+def _program(kind: str, name: str, *extras: str) -> str:
+    """Return a program as the stand-in built it, of the version of its cluster; with the real kind, the machine's."""
+    folder = None
+    if Path(kind).parent.name == "node":
+        built = subprocess.run([kind, "programs", *extras], stdout=subprocess.PIPE, text=True, check=True)
+        folder = built.stdout.strip()
+    found = shutil.which(name, path=folder)
+    if not found:
+        raise pytest.UsageError(f"{name} is needed beside kind, and isn't on PATH")
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +91,12 @@ def host_address_of(cluster: Cluster) -> str:
 def host_address(cluster: Cluster) -> str:
     """Where a server on this machine listens to be reached from pods, as host.extraction.internal."""
     return host_address_of(cluster)
+
+
+@pytest.fixture(scope="session")
+def helm(cluster: Cluster) -> str:
+    """Path of helm, to install charts."""
+    return _program(str(cluster.kind), "helm", "helm")
 
 
 @pytest.fixture

@@ -37,6 +37,7 @@ ETCD = Source("go.etcd.io/etcd/server/v3", "v3.6.8", {"etcd": ""})
 COREDNS = Source("github.com/coredns/coredns", "v1.12.4", {"coredns": ""})
 HELM = Source("helm.sh/helm/v3", "v3.22.0", {"helm": "cmd/helm"})
 KWOK = Source("sigs.k8s.io/kwok", "v0.8.0", {"kwok": "cmd/kwok"})
+EXTRAS = {"helm": HELM, "kwok": KWOK}
 
 
 def kubernetes(version: str) -> Source:

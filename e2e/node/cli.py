@@ -115,8 +115,8 @@ def _fault(options: argparse.Namespace) -> None:
         options.fault(layout, component)
 
 
-def _programs(_: argparse.Namespace) -> None:
-    print(build.programs(build.DEFAULT_VERSION, build.HELM, build.KWOK))
+def _programs(options: argparse.Namespace) -> None:
+    print(build.programs(build.DEFAULT_VERSION, *(build.EXTRAS[name] for name in options.extras)))
 
 
 def _show_version(options: argparse.Namespace) -> None:
@@ -169,9 +169,8 @@ def _parser() -> argparse.ArgumentParser:
     command = verbs.add_parser("version", help="print the version")
     command.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS)
     command.set_defaults(act=_show_version)
-    command = verbs.add_parser(
-        "programs", help="build what is missing; print the folder of kubectl, helm and all others"
-    )
+    command = verbs.add_parser("programs", help="build what is missing; print the folder with kubectl and all others")
+    command.add_argument("extras", nargs="*", metavar="helm|kwok", choices=[[], *build.EXTRAS])
     command.set_defaults(act=_programs)
 
     fake = _group(verbs, "kwok", "nodes for tests of scale, which run nothing")
