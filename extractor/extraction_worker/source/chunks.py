@@ -371,8 +371,7 @@ def _split_heavy(read: RangeRead, share: float, pages: _Pages, count: int) -> li
     if share * count <= HEAVY:
         return [(read, share)]
     return [
-        (read.model_copy(update={"pages": piece}), share * part)
-        for piece, part in pages.split(round(share * count))
+        (read.model_copy(update={"pages": piece}), share * part) for piece, part in pages.split(round(share * count))
     ]
 
 

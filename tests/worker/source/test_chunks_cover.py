@@ -61,7 +61,7 @@ def small(monkeypatch) -> None:
 
 
 bounded = settings(
-    max_examples=12, deadline=None, derandomize=True, database=None,
+    max_examples=10, deadline=None, derandomize=True, database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )  # fmt: skip
 

@@ -4,7 +4,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from extraction_worker.errors import InvalidQuery
+from extraction_worker.errors import InvalidQuery, NotFound, Transient
 from extraction_worker.model import Leaf, RelationKind
 from extraction_worker.source import sample
 from extraction_worker.source.catalog import describe_query, list_columns, resolve_relation
@@ -88,6 +88,10 @@ class TestSamples:
         assert sampled(database, "public.nulls", "k").null_fraction == 1
         assert sampled(database, "public.gone", "k") is None
 
+    def test_under_a_predicate_that_the_server_refuses_are_errors(self, large):
+        with pytest.raises(NotFound, match="Sampling the key id"):
+            sampled(large, "public.t", "id", where="no_such_column")
+
     def test_of_rows_that_the_predicate_fails_on_quote_no_value(self, database):
         database.execute("CREATE TABLE t AS SELECT 'private' || i AS k FROM generate_series(1, 10) AS i")
         with pytest.raises(InvalidQuery) as caught:
@@ -156,6 +160,17 @@ class TestSamples:
             assert read_sample(connection, query, key, 10) is None
             # The transaction goes on, with the time-out that it had.
             assert connection.execute("SHOW statement_timeout").fetchone() != ("20ms",)
+
+    def test_of_a_query_that_may_not_run_are_errors(self, database):
+        database.execute("CREATE TABLE t AS SELECT 1 AS k")
+        database.execute(
+            "CREATE FUNCTION write() RETURNS int LANGUAGE sql VOLATILE AS 'INSERT INTO public.t VALUES (2) RETURNING k'"
+        )
+        query = "(SELECT public.write() AS k) AS q"
+        with planning(database) as connection:
+            key = query_key(describe_query(connection, query), "k")
+            with pytest.raises(Transient, match="read-only transaction"):
+                read_sample(connection, query, key, 10)
 
     def test_of_a_query_that_fails_on_a_row_quote_no_value(self, database):
         database.execute("CREATE TABLE t AS SELECT 'private' AS k")
