@@ -393,6 +393,8 @@ class Manifest(Value):
     verification: Verification
     proof_sample: float = 1.0
     columns: tuple[ManifestColumn, ...]
+    arrow_schema: str | None = None
+    """Base64 of the schema as Arrow's IPC writes it: the exact types, also where a file's format has other ones."""
     replaced: tuple[Replaced, ...] = ()
     """What became NULL, over all chunks."""
     rows: int

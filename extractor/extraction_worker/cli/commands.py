@@ -114,9 +114,9 @@ def verify(manifest: str, endpoint: str | None, region: str | None, ca: Path | N
     MANIFEST is a folder, a _manifest.json in it, or s3://BUCKET/PREFIX; for S3 the credentials are those of the
     environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, a profile, an instance's role).
     """
-    from extraction_worker.cli.verify import verify_set
+    from extraction_worker.cli.verify import verify_published
 
-    sys.exit(verify_set(manifest, endpoint, region, ca, output))
+    sys.exit(verify_published(manifest, endpoint, region, ca, output))
 
 
 @main.command()

@@ -34,7 +34,7 @@ def run_job(
     output: str,
 ) -> int:
     """Run a job; return the exit code."""
-    with _errors(output) as failed:
+    with errors_told(output) as failed:
         resolved = _resolve(files, job, secrets_dir)
         progress = Progress()
         local = LocalRun(resolved, _options(volumes_dir, threads, memory), progress)
@@ -53,7 +53,7 @@ def plan_job(
     output: str,
 ) -> int:
     """Print a job's plan; return the exit code."""
-    with _errors(output) as failed:
+    with errors_told(output) as failed:
         resolved = _resolve(files, job, secrets_dir)
         local = LocalRun(resolved, _options(volumes_dir, threads, memory), Progress())
         print_plan(local.plan(), local.connections, output)
@@ -62,7 +62,7 @@ def plan_job(
 
 def validate_files(files: tuple[Path, ...]) -> int:
     """Check manifests; return the exit code."""
-    with _errors("text") as failed:
+    with errors_told("text") as failed:
         found = load_files(files)
         for kind, objects in (
             ("DataSource", found.sources),
@@ -111,14 +111,16 @@ def run_in_thread(local: LocalRun, progress: Progress) -> Manifest:
     return result
 
 
-class _Failed:
+class Outcome:
+    """The exit code of a command."""
+
     code = 0
 
 
 @contextmanager
-def _errors(output: str) -> Iterator[_Failed]:
+def errors_told(output: str) -> Iterator[Outcome]:
     """Print an error for people, or as JSON, to standard error, and keep its exit code."""
-    failed = _Failed()
+    failed = Outcome()
     try:
         yield failed
     except ManifestError as error:

@@ -18,7 +18,7 @@ from extraction_worker.errors import ExtractionError
 from extraction_worker.report.progress import Progress
 from extraction_worker.report.show import print_manifest
 from extraction_worker.stages.local import LocalOptions, LocalRun
-from extraction_worker.verify.manifest import verify_manifest
+from extraction_worker.verify.manifest import open_set, verify_set
 
 _MANIFESTS = Template(
     """\
@@ -103,7 +103,8 @@ def _extract(server: PostgresServer, rows: int, folder: Path) -> int:
     print_manifest(manifest, local.uri, now, "text")
     files = volume / "default" / "records"
     _say(f"\n$ extraction verify {files}")
-    print(f"Verified {verify_manifest(str(files)).rows:,} rows: every byte, count and checksum is as published.")
+    report = verify_set(open_set(str(files))).require_whole()
+    print(f"Verified {report.rows:,} rows: every byte, count and checksum is as published.")
     return _query(files, rows)
 
 

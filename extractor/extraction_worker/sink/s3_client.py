@@ -180,6 +180,11 @@ class Bucket:
         except Missing:
             return None
 
+    def blocks(self, key: str, size: int) -> Iterator[bytes]:
+        """Yield the content of an object in blocks; raises Missing."""
+        with self._errors("Reading", key, Missing):
+            yield from self.client.get_object(Bucket=self.name, Key=key)["Body"].iter_chunks(size)
+
     def put(self, key: str, data: bytes, *, absent: bool = False, etag: str | None = None) -> str:
         """Write a small object, verified by its CRC-32; return its ETag.
 

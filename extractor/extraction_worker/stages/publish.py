@@ -1,5 +1,6 @@
 """The *publish* stage: every chunk's result is there, every part is what was promised, then one atomic publish."""
 
+import base64
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from extraction_worker.model import (
     Verification,
 )
 from extraction_worker.sink.abc import Sink
+from extraction_worker.source.types import target_schema
 
 _CHECKERS = 2
 
@@ -96,6 +98,7 @@ def make_manifest(plan: Plan, job: str, results: tuple[ChunkResult, ...], *, pub
             )
             for column in plan.columns
         ),
+        arrow_schema=base64.b64encode(target_schema(plan.columns).serialize()).decode(),
         replaced=_replaced(results),
         rows=sum(result.rows for result in results),
         bytes=sum(part.bytes for part in parts),
