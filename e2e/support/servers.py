@@ -101,6 +101,8 @@ def s3_store(address: str) -> Iterator[Store]:
     process = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", address, "-p", str(port)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        # Otherwise it takes the first part of the host's name for that of a bucket.
+        env=os.environ | {"S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"},
     )  # fmt: skip
     try:
         for line in process.stdout:
