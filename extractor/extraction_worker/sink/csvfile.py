@@ -68,7 +68,7 @@ def decode_csv(source: Any, schema: pa.Schema, compression: str) -> Iterator[pa.
         read = csv.ReadOptions(use_threads=False, column_names=schema.names, block_size=len(records) + 1)
         try:
             table = csv.read_csv(pa.BufferReader(records), read, parse, convert)
-        except pa.ArrowInvalid:
+        except pa.ArrowException:
             # The message would quote the row.
             raise VerificationFailed("The file holds rows that don't parse as CSV of the planned columns.") from None
         for batch in table.combine_chunks().to_batches():

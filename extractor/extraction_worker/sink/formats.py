@@ -28,8 +28,8 @@ __all__ = [
     "to_wire", "wire_schema",
 ]  # fmt: skip
 
-ROW_GROUP_BYTES = 32 << 20
-"""Arrow bytes of a row group of Parquet, which its encoder holds in memory."""
+ROW_GROUP_BYTES = 16 << 20
+"""Arrow bytes of a row group of Parquet, which its encoder holds in memory; groups of 64 MiB save 0.5 % of the file."""
 
 Source: TypeAlias = Path | IO[bytes]
 """What can be decoded: a file's path, or a seekable file, which stays open."""
@@ -151,15 +151,15 @@ def open_encoder(
 
     Parameters
     ----------
-    format
+    file_format
         Type and compression.
     schema
         The wire schema, from :func:`wire_schema`.
     stream
         Takes the bytes; its owner closes it after :meth:`Encoder.finish`, or aborts it.
     wide
-        Rows of megabytes: Parquet's pages are cut after each value, without minima and maxima of strings, which takes
-        half of the memory.
+        Rows of megabytes: Parquet's pages are cut after each value, and no string has a minimum and maximum, even in
+        a column whose first values are short. A row of 100 MB takes 4 times its size while it is encoded.
     row_group_bytes
         Arrow bytes of a row group of Parquet, which are held in memory.
 
@@ -189,7 +189,7 @@ def decode(file_format: Format, source: Source, schema: pa.Schema) -> Iterator[p
 
     Parameters
     ----------
-    format
+    file_format
         As it was encoded.
     source
         A seekable file at its start.
@@ -241,9 +241,6 @@ class _Borrowed:
 
     def close(self) -> None:
         pass
-
-    def readable(self) -> bool:
-        return True
 
 
 @contextmanager

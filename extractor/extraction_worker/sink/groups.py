@@ -22,7 +22,7 @@ def payload_bits(array: pa.Array) -> int:
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     kind, length = array.type, len(array)
-    if length == 0 or pa.types.is_null(kind):
+    if length == 0:
         return 0
     if pa.types.is_string(kind) or pa.types.is_binary(kind):
         offsets = np.frombuffer(array.buffers()[1], np.int32)
@@ -30,11 +30,9 @@ def payload_bits(array: pa.Array) -> int:
     if pa.types.is_large_string(kind) or pa.types.is_large_binary(kind):
         offsets = np.frombuffer(array.buffers()[1], np.int64)
         return 64 * length + 8 * int(offsets[array.offset + length] - offsets[array.offset])
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+    if pa.types.is_list(kind):
         first, last = array.offsets[0].as_py(), array.offsets[length].as_py()
         return 32 * length + payload_bits(array.values.slice(first, last - first))
-    if pa.types.is_struct(kind):
-        return sum(payload_bits(child) for child in array.flatten())
     return int(kind.bit_width) * length
 
 

@@ -197,10 +197,22 @@ def test_csv_of_another_shape_is_refused_without_a_word_of_its_values(text: str)
 
 @each_format
 def test_no_garbage_is_decoded_and_none_escapes_as_another_error(file_format: Format) -> None:
-    @settings(max_examples=25, deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(
+        max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+    )
     @given(st.binary(min_size=1, max_size=200))
     def check(garbage: bytes) -> None:
         with pytest.raises(VerificationFailed):
             decoded(file_format, ROWS.schema, garbage)
 
     check()
+
+
+def test_an_arrow_file_with_damaged_offsets_is_refused_not_followed() -> None:
+    batch = pa.record_batch({"text": ["some", "text", "in", "a", "row"]})
+    data = bytearray(encoded(Format(type="Arrow", compression="none"), batch.schema, [batch]))
+    offsets = batch["text"].buffers()[1].to_pybytes()[:24]
+    at = data.index(offsets) + 8
+    data[at : at + 4] = (1 << 30).to_bytes(4, "little")
+    with pytest.raises(VerificationFailed, match="as Arrow"):
+        decoded(Format(type="Arrow", compression="none"), batch.schema, bytes(data))

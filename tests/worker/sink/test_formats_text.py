@@ -19,7 +19,7 @@ from extraction_worker.sink.text import json_of, plain_nan, text_of
 from extraction_worker.sink.wire import to_wire, wire_schema
 from support.encoding import cut, decoded, digests, encoded
 
-quick = settings(max_examples=60, deadline=None, database=None)
+quick = settings(max_examples=60, deadline=None, database=None, derandomize=True)
 SPELLED: list[tuple[Any, Any, str]] = [
     (Decimal("0E-9"), pa.decimal128(20, 9), "0.000000000"),
     (Decimal("-1E-38"), pa.decimal128(38, 38), "-0." + "0" * 37 + "1"),
@@ -69,7 +69,7 @@ def test_uuids_are_spelled_as_pythons(values: list[uuid.UUID | None], start: int
 
 
 @quick
-@given(st.lists(st.none() | st.decimals(-(10**20), 10**20, places=18), max_size=5), st.integers(0, 3))
+@given(st.lists(st.none() | st.decimals(-(10**19), 10**19, places=18), max_size=5), st.integers(0, 3))
 def test_decimals_are_exact_and_have_no_exponent(values: list[Decimal | None], start: int) -> None:
     array = pa.array(values, pa.decimal128(38, 18)).slice(start)
     assert text_of(array).to_pylist() == [None if value is None else f"{value:.18f}" for value in values[start:]]
@@ -167,7 +167,7 @@ def tables(draw: st.DrawFn) -> pa.RecordBatch:
     ids=lambda value: value.type,
 )  # fmt: skip
 def test_any_table_comes_back_and_its_batching_does_not_show(file_format: Format) -> None:
-    @settings(max_examples=80, deadline=None, database=None)
+    @settings(max_examples=80, deadline=None, database=None, derandomize=True)
     @given(tables(), st.lists(st.integers(1, 5), min_size=1, max_size=4), st.integers(1, 400))
     def check(batch: pa.RecordBatch, sizes: list[int], group: int) -> None:
         data = encoded(file_format, batch.schema, [batch], row_group_bytes=group)
