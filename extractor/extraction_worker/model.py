@@ -161,20 +161,17 @@ class CtidRead(Value):
 class RangeRead(Value):
     """A chunk of key values ``[lower, upper)`` in the server's order; ``None`` is open.
 
-    ``lower`` and ``upper`` are text as the server printed them; they are rendered as literals of the key's type.
-    ``only_null`` reads the rows whose key is NULL, and nothing else; ``pages`` splits a hot value further.
+    ``lower`` and ``upper`` are text as the server printed them; they are rendered as literals of the key's type. They
+    are row data: no repr shows them. ``only_null`` reads the rows whose key is NULL, and nothing else; ``pages``
+    splits a hot value further.
     """
 
     kind: Literal["range"] = "range"
     column: str
     type: str = ""
     """SQL name of the key's type, e.g. ``pg_catalog.int8``, in which bounds are rendered; empty is the column's own."""
-    lower: str | None = None
-    upper: str | None = None
-    equal: str | None = None
-    """The chunk of one hot value; ``lower`` and ``upper`` are None then."""
-    exclude: tuple[str, ...] = ()
-    """Hot values inside the range that have chunks of their own."""
+    lower: str | None = Field(default=None, repr=False)
+    upper: str | None = Field(default=None, repr=False)
     only_null: bool = False
     pages: CtidRead | None = None
 
@@ -244,6 +241,8 @@ class Plan(Value):
     """Quoted names of every table that each session locks in ACCESS SHARE mode."""
     leaves: tuple[Leaf, ...]
     """Pinned storage of what is read; compared again under ``PerPartition``."""
+    ctid_readable: bool = False
+    """Whether a row can be named by its place: stored in heaps, and the role may read ctid."""
     query_hash: str | None = None
     """xxh3-128 of the user's query or predicate as it was written."""
     from_sql: str
@@ -270,7 +269,8 @@ class Plan(Value):
         anyway, the moment of planning. There a second run can reuse chunks of the first.
         """
         moment = {"planned_at", "identity"} if self.consistency is Consistency.PER_PARTITION else set()
-        skipped = {"run_id", "warnings", "strategy_reason", "verification", "proof_sample", "chunks", "leaves"}
+        skipped = {"run_id", "warnings", "strategy_reason", "verification", "proof_sample"}
+        skipped |= {"chunks", "leaves", "ctid_readable"}
         state = xxhash.xxh3_128(self.model_dump_json(exclude=skipped | moment, exclude_none=True).encode())
         if moment:
             state.update(f"{self.identity.system_identifier}/{self.identity.timeline}".encode())

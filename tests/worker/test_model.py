@@ -13,12 +13,18 @@ def test_values_survive_json():
     plan = make_plan(
         chunks=(
             Chunk(index=0, read=CtidRead(end_page=7), estimated_rows=1, estimated_bytes=2),
-            Chunk(index=1, read=RangeRead(column="id", lower="1", exclude=("5",)), estimated_rows=1, estimated_bytes=2),
+            Chunk(index=1, read=RangeRead(column="id", lower="1", upper="5"), estimated_rows=1, estimated_bytes=2),
         )
     )
     assert Plan.from_json(plan.to_json()) == plan
     assert plan.fingerprint() == Plan.from_json(plan.to_json()).fingerprint()
     assert (plan.estimated_rows, plan.estimated_bytes) == (2, 4)
+
+
+def test_bounds_are_row_data_and_no_repr_shows_them():
+    chunk = Chunk(index=1, read=RangeRead(column="id", lower="4711"), estimated_rows=1, estimated_bytes=2)
+    assert "4711" not in repr(make_plan(chunks=(chunk,)))
+    assert "4711" in make_plan(chunks=(chunk,)).to_json().decode()
 
 
 def test_unknown_fields_are_refused():

@@ -2,6 +2,8 @@
 
 import re
 
+import psycopg
+
 from extraction_worker.errors import (
     AuthenticationFailed,
     ExtractionError,
@@ -75,11 +77,22 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], type[ExtractionError], str], ...] = (
     ),
 )
 
+ROW_TOO_WIDE = "extraction-row-too-wide"
+"""Begins the only message of a data error that is shown as it is: our own guard's (:mod:`source.width`)."""
+
 # 22023 "invalid snapshot identifier" up to PostgreSQL 16, 42704 "snapshot … does not exist" since; 55000 when the
 # exporting transaction ended in between.
 _NO_SNAPSHOT = re.compile(
     r"invalid snapshot identifier|snapshot \S+ does not exist|could not import the requested snapshot"
 )
+
+
+def _name_of(state: str) -> str:
+    """Return PostgreSQL's name of an SQLSTATE, e.g. ``InvalidTextRepresentation``."""
+    try:
+        return psycopg.errors.lookup(state).__name__
+    except KeyError:
+        return "DataError"
 
 
 def translate(error: BaseException, doing: str, *, state: str | None = None) -> ExtractionError:
@@ -108,6 +121,12 @@ def translate(error: BaseException, doing: str, *, state: str | None = None) -> 
         return SnapshotLost(f"{doing}: {text}.", hint="The session that held the snapshot ended.")
     if state == "0A000" and "cached plan" in text:
         return SchemaDrift(f"{doing}: {text}.")
+    if state is not None and state.startswith("22") and ROW_TOO_WIDE not in text:
+        # "invalid input syntax for type integer: …" quotes a value of a row.
+        return InvalidQuery(
+            f"{doing}: a value can't be computed ({_name_of(state)}, SQLSTATE {state}).",
+            hint="Look at the casts and functions of the query or predicate; the server's log has the value.",
+        )
     if state is not None and state in _BY_STATE:
         kind, hint = _BY_STATE[state]
         return kind(f"{doing}: {text} (SQLSTATE {state}).", hint=hint)

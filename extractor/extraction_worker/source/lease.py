@@ -156,7 +156,9 @@ class SnapshotLease:
         ).fetchall()
         snapshot = dict(then)
         # 0 in pg_class: a mapped relation (a catalog), whose number isn't kept there.
-        return all(snapshot.get(oid) in (number, 0) for oid, number in zip(target.stored, now or (), strict=True))
+        return all(
+            snapshot.get(oid) in (number, 0) for oid, number in zip(target.stored, now[0] if now else (), strict=True)
+        )
 
     def _watch(self) -> None:
         waiting: dict[tuple[int, str], float] = {}

@@ -66,13 +66,10 @@ def _pages(read: CtidRead) -> str:
 def _range(read: RangeRead) -> str:
     key = identifier(read.column)
     conditions = [f"{key} IS NULL"] if read.only_null else []
-    if read.equal is not None:
-        conditions.append(f"{key} = {literal(read.equal, read.type)}")
     if read.lower is not None:
         conditions.append(f"{key} >= {literal(read.lower, read.type)}")
     if read.upper is not None:
         conditions.append(f"{key} < {literal(read.upper, read.type)}")
-    conditions += [f"{key} <> {literal(value, read.type)}" for value in read.exclude]
     if not conditions:
         conditions.append(f"{key} IS NOT NULL")
     if read.pages is not None and (pages := _pages(read.pages)):

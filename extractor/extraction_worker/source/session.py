@@ -7,7 +7,7 @@ plan's locks and compares the whole identity before it reads a row.
 import contextlib
 import threading
 from collections.abc import Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import adbc_driver_manager
 import psycopg
@@ -135,9 +135,12 @@ def read_identity(connection: psycopg.Connection[tuple[Any, ...]], snapshot_id: 
 
 
 def storage_sql(oids: Iterable[int]) -> str:
-    """Return a SELECT of the current storage number of each relation, in order, as of now and not of the snapshot."""
-    numbers = ", ".join(f"pg_catalog.pg_relation_filenode({oid})::pg_catalog.int8" for oid in oids)
-    return f"SELECT {numbers}"
+    """Return a SELECT of one array: the storage number of each relation, in order, as of now, not of the snapshot."""
+    listed = ", ".join(str(int(oid)) for oid in oids)
+    return (
+        "SELECT pg_catalog.array_agg(pg_catalog.pg_relation_filenode(u.oid)::pg_catalog.int8 ORDER BY u.position) "
+        f"FROM pg_catalog.unnest(ARRAY[{listed}]::pg_catalog.oid[]) WITH ORDINALITY AS u(oid, position)"
+    )
 
 
 class ReadSession:
@@ -234,8 +237,8 @@ class ReadSession:
         """
         if plan.consistency is Consistency.SNAPSHOT or not plan.leaves:
             return
-        found = self._row(storage_sql(leaf.oid for leaf in plan.leaves))
-        for leaf, filenode in zip(plan.leaves, found, strict=True):
+        [found] = self._row(storage_sql(leaf.oid for leaf in plan.leaves))
+        for leaf, filenode in zip(plan.leaves, cast("list[int | None]", found), strict=True):
             if (filenode or 0) != leaf.relfilenode:
                 raise SchemaDrift(
                     f"{leaf.name} was rewritten, truncated or replaced after the plan was made.",

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from extraction_worker.model import ColumnPlan, PgType, Plan
+from extraction_worker.source.failures import ROW_TOO_WIDE
 
-_MARK = "extraction-row-too-wide"
-_FOUND = re.compile(_MARK + r" bytes=(?P<bytes>\d+) at=(?P<at>\([0-9]+,[0-9]+\) of [^\"]{1,200}|the query)")
+_FOUND = re.compile(ROW_TOO_WIDE + r" bytes=(?P<bytes>\d+) at=(?P<at>\([0-9]+,[0-9]+\) of [^\"]{1,200}|the query)")
 
 # Never wider than a few bytes: their width needs no look. Whatever isn't here is looked at.
 _FIXED = frozenset(
@@ -48,7 +48,7 @@ def guard_width(plan: Plan, limit: int) -> Plan:
     widths = sql.SQL(" + ").join(_width(column) for column in plan.columns if _base(column.type).name not in _FIXED)
     place = (
         sql.SQL("ctid::pg_catalog.text || ' of ' || tableoid::pg_catalog.regclass::pg_catalog.text")
-        if plan.leaves and all(leaf.heap for leaf in plan.leaves)
+        if plan.ctid_readable
         else sql.Literal("the query")
     )
     first = plan.columns[0]
@@ -58,7 +58,7 @@ def guard_width(plan: Plan, limit: int) -> Plan:
     ).format(
         widths=widths,
         limit=sql.SQL(str(int(limit))),
-        mark=sql.Literal(_MARK),
+        mark=sql.Literal(ROW_TOO_WIDE),
         place=place,
         expression=sql.SQL(first.expression),
     )

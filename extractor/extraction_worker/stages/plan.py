@@ -190,6 +190,7 @@ class _Planning:
             relation_kind=self._relation.kind if self._relation is not None else None,
             locks=tuple(dict.fromkeys(name for relation in self._relations for name in relation.lockable)),
             leaves=self._relation.leaves if self._relation is not None else (),
+            ctid_readable=self._has_places,
             query_hash=xxhash.xxh3_128_hexdigest(user_sql.encode()) if user_sql is not None else None,
             from_sql=self._from_sql,
             where_sql=where,
@@ -203,6 +204,11 @@ class _Planning:
             warnings=tuple(warnings),
             chunks=chunks.chunks,
         )
+
+    @property
+    def _has_places(self) -> bool:
+        relation = self._relation
+        return relation is not None and relation.ctid_readable and all(leaf.heap for leaf in relation.leaves)
 
     @property
     def _from_sql(self) -> str:

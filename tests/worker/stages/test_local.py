@@ -8,6 +8,7 @@ import pytest
 from extraction_worker.errors import (
     DeadlineExceeded,
     Interrupted,
+    InvalidQuery,
     SchemaDrift,
     SinkExists,
     SinkRefused,
@@ -145,6 +146,25 @@ def test_a_partitioned_table_is_read_through_its_parent(database, tmp_path):
     manifest = local_run(tmp_path, database, spec={"partitioning": SMALL_CHUNKS, "verification": "Source"}).run()
     assert len(manifest.chunks) > 5
     assert rows_in(tmp_path) == rows_of(database)
+
+
+def test_a_table_of_very_many_partitions_is_extracted(database18, tmp_path):
+    database18.execute("CREATE TABLE t (id int8, name text) PARTITION BY RANGE (id)")
+    database18.execute(
+        "DO $$ BEGIN FOR i IN 0..1799 LOOP EXECUTE format("
+        "'CREATE TABLE t_%s PARTITION OF t FOR VALUES FROM (%s) TO (%s)', i, i, i + 1); END LOOP; END $$"
+    )
+    database18.execute("INSERT INTO t SELECT i, md5(i::text) FROM generate_series(0, 1799) AS i")
+    spec = {"consistency": "PerPartition", "partitioning": {"strategy": "Ctid"}}
+    assert local_run(tmp_path, database18, spec=spec).run().rows == 1800
+    assert local_run(tmp_path / "snapshot", database18).run().rows == 1800
+
+
+def test_a_value_in_a_servers_error_is_not_repeated(table18, tmp_path):
+    with pytest.raises(InvalidQuery, match="InvalidTextRepresentation") as caught:
+        local_run(tmp_path, table18, spec={"where": "name::int > 0"}).run()
+    assert "name " not in caught.value.message.replace("'name'", "")
+    assert everything(tmp_path) == []
 
 
 def test_files_may_be_smaller_than_chunks(table18, tmp_path):

@@ -106,3 +106,16 @@ def test_a_filtered_row_is_not_looked_at(table, tmp_path):
     table.execute(f"UPDATE t SET body = repeat('y', {60 * MIB}) WHERE id = 250")
     manifest = local_run(tmp_path, table, memory=256 * MIB, spec={"where": "id <> 250"}).run()
     assert manifest.rows == 499
+
+
+def test_a_role_that_may_read_only_columns_is_guarded_without_places(database18, tmp_path):
+    database18.execute("CREATE TABLE t (id int8, body text)")
+    database18.execute("INSERT INTO t VALUES (1, 'short')")
+    database18.execute(f"INSERT INTO t VALUES (2, {wide_values(database18, 100)})")
+    reader = database18.role(password="p")
+    database18.execute(f"GRANT SELECT (id, body) ON t TO {reader}")
+    manifest = local_run(tmp_path, database18, user=reader, password="p").run()
+    assert manifest.rows == 2
+    database18.execute(f"UPDATE t SET body = repeat('y', {60 * MIB}) WHERE id = 2")
+    with pytest.raises(RowTooLarge, match="the row at the query has"):
+        local_run(tmp_path / "again", database18, user=reader, password="p", memory=256 * MIB).run()
