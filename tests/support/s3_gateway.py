@@ -22,12 +22,13 @@ class Request:
 
 @dataclass
 class Response:
-    """What the client gets. ``cut`` closes the connection in the place of an answer."""
+    """What the client gets. ``cut`` closes the connection in the place of an answer, ``short`` amid its body."""
 
     status: int
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut: bool = False
+    short: bool = False
 
 
 def error(status: int, code: str) -> Response:
@@ -70,7 +71,8 @@ class Gateway:
                 self.send_header("Content-Length", length or str(len(response.body)))
                 self.end_headers()
                 if self.command != "HEAD":
-                    self.wfile.write(response.body)
+                    self.wfile.write(response.body[: len(response.body) // 2] if response.short else response.body)
+                self.close_connection = self.close_connection or response.short
 
             do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815
 

@@ -16,7 +16,7 @@ from typing import Self
 import pyarrow as pa
 from pydantic import ValidationError
 
-from extraction_worker.errors import InvalidManifest, NotFound, SinkRefused, Terminal, VerificationFailed
+from extraction_worker.errors import InvalidManifest, NotFound, SinkRefused, VerificationFailed
 from extraction_worker.model import MANIFEST_VERSION, ColumnDigest, Manifest, ManifestChunk, Part
 from extraction_worker.sink.abc import MANIFEST_NAME
 from extraction_worker.sink.digests import differences
@@ -187,8 +187,8 @@ class _ChunkCheck:
                 if found := differences(part, content.digest):
                     return [f"has {', '.join(found)}"]
                 return self._rows(part, content, digester)
-        except Terminal as error:
-            # Of this file: a link in its place, a footer that can't be read. What is transient ends it all.
+        except (VerificationFailed, SinkRefused) as error:
+            # Of this file: a link in its place, a footer that can't be read. Anything else ends it all.
             return [f"can't be read: {error.message.removesuffix('.')}"]
 
     def _rows(self, part: Part, content: Content, digester: ColumnDigester | None) -> list[str]:

@@ -138,10 +138,13 @@ class _BucketSet:
     @contextlib.contextmanager
     def read(self, name: str) -> Iterator[Content | None]:
         """Fetch a file to a temporary one, so that what is decoded are the bytes that were digested."""
-        with tempfile.TemporaryFile(prefix="extraction-verify-") as file:
+        # Around all of it: a full disk is noticed as late as when the file is closed.
+        with (
+            tree.sink_errors(f"Fetching {name} to {tempfile.gettempdir()}"),
+            tempfile.TemporaryFile(prefix="extraction-verify-") as file,
+        ):
             try:
-                with tree.sink_errors(f"Fetching {name} to {tempfile.gettempdir()}"):
-                    digest = self._fetch(name, file)
+                digest = self._fetch(name, file)
             except Missing:
                 yield None
                 return

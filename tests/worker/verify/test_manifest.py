@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from extraction_worker.cli import main
-from extraction_worker.errors import InvalidManifest, NotFound, SinkRefused, VerificationFailed
+from extraction_worker.errors import InvalidManifest, NotFound, SinkRefused
 from extraction_worker.model import Manifest
 from extraction_worker.verify.manifest import open_set, verify_set
 from support.jobs import local_run, published
@@ -140,42 +140,25 @@ def test_rows_that_a_text_file_does_not_have_are_noticed(table, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "field"),
+    ("change", "problem"),
     [
-        (lambda document: document.update(rows=1), "rows"),
-        (lambda document: document.update(bytes=1), "bytes"),
-        (lambda document: document["chunks"].pop(), "chunks"),
-        (lambda document: document["chunks"][0].update(rows=1), "chunks.rows"),
+        (lambda document: document.update(rows=1), "The manifest counts 1 rows, its parts 5000."),
+        (lambda document: document.update(bytes=1), "The manifest counts 1 bytes, its parts"),
+        (lambda document: document["chunks"].pop(), "chunks don't list its parts in order, each once"),
+        (lambda document: document["chunks"][0].update(rows=1), "Chunk 0 has 1 rows, its parts"),
     ],
 )
-def test_a_manifest_that_contradicts_itself_is_refused(result, change, field):
+def test_a_manifest_that_contradicts_itself_is_no_proof(result, change, problem):
     rewrite(result, change)
-    with pytest.raises(VerificationFailed, match=f"contradicts itself in .*{field}"):
-        verify_set(open_set(str(result)))
+    assert problem in problems_of(result)
 
 
-def test_a_manifest_whose_parts_were_edited_is_refused(result):
+def test_a_manifest_whose_parts_were_edited_is_no_proof(result):
     path = result / "_manifest.json"
     document = json.loads(path.read_text())
     document["parts"][0]["xxh3128" if "xxh3128" in document["parts"][0] else "xxh3_128"] = "0" * 32
     path.write_text(json.dumps(document))
-    with pytest.raises(VerificationFailed, match="contradicts itself in digest"):
-        verify_set(open_set(str(result)))
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("{", "not JSON"), ("{}", "program"), ('{"version": "v9"}', "can't be read")]
-)
-def test_a_manifest_that_cannot_be_read_is_refused(result, text, message):
-    (result / "_manifest.json").write_text(text)
-    with pytest.raises(VerificationFailed, match=message):
-        verify_set(open_set(str(result)))
-
-
-def test_another_version_is_refused(result):
-    rewrite(result, lambda document: document.update(version="extraction-manifest/v9"))
-    with pytest.raises(VerificationFailed, match="version extraction-manifest/v9"):
-        verify_set(open_set(str(result)))
+    assert "list of parts doesn't have the manifest's digest" in problems_of(result)
 
 
 def test_a_place_without_a_manifest_is_told(tmp_path):
