@@ -2,20 +2,29 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# What the demo needs is little, so it is there sooner than what development needs.
+SMALL := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 EXTRAS := extractor,demo,dev
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: help demo test check fix generate bench clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
-$(READY): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS)]'
+$(SMALL): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
+	@echo "Setting up $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(INSTALL) '.[extractor,demo]'
 	@touch $@
 
-demo: $(READY)  ## Extract a million rows from an embedded PostgreSQL and query the files
+$(READY): $(SMALL)
+	@$(INSTALL) '.[$(EXTRAS)]'
+	@touch $@
+
+demo: $(SMALL)  ## Extract a million rows from an embedded PostgreSQL and query the files
 	$(BIN)/extraction demo
 
 test: $(READY)  ## Run the tests, with branch coverage
@@ -39,7 +48,7 @@ generate: $(READY)  ## Write the generated files
 	$(BIN)/python -m extraction_worker.report.exit_codes
 
 bench: $(READY)  ## Compare with peers
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[extractor,demo,dev,bench]'
+	@$(INSTALL) '.[$(EXTRAS),bench]'
 	$(BIN)/python -m bench.compare
 
 clean:  ## Remove what was built
