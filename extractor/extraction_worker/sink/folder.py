@@ -139,16 +139,13 @@ class FolderSink:
         Keys staging; a path of one or more segments.
     if_exists
         ``Replace`` needs a file system with RENAME_EXCHANGE (ext4, XFS, Btrfs, tmpfs, overlay; not NFS, not CephFS).
-    create_root
-        Let :meth:`probe` make the root where it is missing.
     """
 
-    def __init__(self, root: Path, path: str, *, run_id: str, if_exists: IfExists, create_root: bool = False) -> None:
+    def __init__(self, root: Path, path: str, *, run_id: str, if_exists: IfExists) -> None:
         self._root = os.fspath(root.absolute())
         self._path = RelativePath.parse(path, field="spec.sink.volume.path")
         self._staging = (STAGING, *RelativePath.parse(run_id, field="run id").segments)
         self._replace = if_exists == "Replace"
-        self._create_root = create_root
         self._where = str(Path(self._root, *self._path.segments))
 
     @property
@@ -159,9 +156,7 @@ class FolderSink:
     def probe(self) -> None:
         """Refuse early what publish would refuse late (see :meth:`extraction_worker.sink.abc.Sink.probe`)."""
         with tree.sink_errors(f"Probing {self._where}"):
-            if self._create_root:
-                Path(self._root).mkdir(parents=True, exist_ok=True)
-            elif not Path(self._root).is_dir():
+            if not Path(self._root).is_dir():
                 raise SinkRefused(f"The volume {self._root} isn't there.", hint="Create it, or mount the claim.")
             current = self.published()
             if current and not self._replace:

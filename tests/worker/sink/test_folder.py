@@ -233,12 +233,10 @@ def test_the_root_may_be_reached_through_a_link(place: FolderPlace, tmp_path: Pa
     place.require_whole(manifest)
 
 
-def test_a_missing_volume_is_refused_unless_it_may_be_made(tmp_path: Path) -> None:
+def test_a_missing_volume_is_refused_and_not_made(tmp_path: Path) -> None:
     with pytest.raises(SinkRefused, match=r"The volume .*/claim isn't there"):
         FolderSink(tmp_path / "claim", "a", run_id="run", if_exists="Fail").probe()
     assert list(tmp_path.iterdir()) == []
-    FolderSink(tmp_path / "volumes/claim", "a", run_id="run", if_exists="Fail", create_root=True).probe()
-    assert list((tmp_path / "volumes/claim").iterdir()) == []
 
 
 def test_a_missing_volume_has_nothing_staged_or_published(tmp_path: Path) -> None:

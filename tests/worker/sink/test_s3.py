@@ -1,9 +1,7 @@
 """The S3 sink against a real S3 server process, and against stores and networks that misbehave."""
 
 import base64
-import datetime as dt
 import hashlib
-import ipaddress
 import re
 import zlib
 from collections.abc import Iterator
@@ -26,7 +24,7 @@ from extraction_worker.sink import s3_upload
 from extraction_worker.sink.abc import MANIFEST_NAME
 from extraction_worker.sink.s3 import S3Sink
 from extraction_worker.sink.s3_client import S3Credentials, S3Options
-from support.s3_gateway import Forward, Gateway, Request, Response, error
+from support.s3_gateway import Forward, Gateway, Request, Response, error, self_signed
 from support.sinks import S3Place, make_manifest, make_part, stage, write_part
 
 MIB = 1 << 20
@@ -326,33 +324,6 @@ def test_tls_is_verified_with_the_given_authorities(s3_server: Any, place: S3Pla
         with pytest.raises(SinkRefused, match="TLS failed"):
             through(gateway, place).probe()
         through(gateway, place, ca=certificate).probe()
-
-
-def self_signed(folder: Path) -> Path:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
-    now = dt.datetime.now(dt.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = folder / "store.pem"
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    path.write_bytes(certificate.public_bytes(pem) + private)
-    return path
 
 
 # Publish -------------------------------------------------------------------------------------------------------------
