@@ -67,7 +67,7 @@ def measure(command: Sequence[str], environment: Mapping[str, str], *, timeout: 
         result = Path(folder) / "usage.json"
         with subprocess.Popen(
             [*launcher, str(result), *command],
-            env={**os.environ, **environment},
+            env={**_inherited(), **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -88,6 +88,11 @@ def measure(command: Sequence[str], environment: Mapping[str, str], *, timeout: 
     if usage.exit_code:
         raise RunFailed(f"{' '.join(command)} ended with {usage.exit_code}: {(errors or output)[-2000:]}")
     return Finished(usage, output)
+
+
+def _inherited() -> dict[str, str]:
+    """Return our environment, without what would keep Python from its compiled modules, as they are where installed."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 @dataclass(frozen=True)

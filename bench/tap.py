@@ -1,0 +1,62 @@
+"""A relay between client and server that notes when a text first comes from the server."""
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+_BLOCK = 1 << 16
+
+
+class Tap:
+    """Passes connections on to ``port`` of this machine. :attr:`port` is where it listens."""
+
+    def __init__(self, port: int, marker: bytes) -> None:
+        self._target = port
+        self._marker = marker
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._threads: list[threading.Thread] = []
+        self.port: int = self._listener.getsockname()[1]
+        self.seen_at: float | None = None
+        """When the marker first came, on the monotonic clock. A marker cut by a block's end isn't seen."""
+
+    def accept(self) -> None:
+        """Serve until :meth:`close`."""
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                thread = threading.Thread(target=self._relay, args=(client,), daemon=True)
+                thread.start()
+                self._threads.append(thread)
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _relay(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._target)) as server, contextlib.suppress(OSError):
+            others = {client: server, server: client}
+            while True:
+                for ready in select.select([client, server], [], [])[0]:
+                    data = ready.recv(_BLOCK)
+                    if not data:
+                        return
+                    if ready is server and self.seen_at is None and self._marker in data:
+                        self.seen_at = time.monotonic()
+                    others[ready].sendall(data)
+
+
+@contextlib.contextmanager
+def tap(port: int, marker: bytes) -> Iterator[Tap]:
+    """Yield a running tap."""
+    found = Tap(port, marker)
+    thread = threading.Thread(target=found.accept, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        found.close()
+        thread.join(5)
