@@ -18,7 +18,8 @@ from extraction_worker.model import Manifest, Part
 from extraction_worker.sink.digests import corrupted
 from extraction_worker.sink.paths import STAGING, RelativePath, nonce
 from extraction_worker.sink.published import IfExists
-from extraction_worker.sink.s3_client import Bucket, Conflict, S3Options, UploadGone, each
+from extraction_worker.sink.s3_bucket import Bucket, each
+from extraction_worker.sink.s3_client import Conflict, S3Options, UploadGone
 from extraction_worker.sink.s3_publish import Publication, upload_parts
 from extraction_worker.sink.s3_upload import UPLOAD_BYTES, UploadStream
 

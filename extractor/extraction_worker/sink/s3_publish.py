@@ -24,7 +24,8 @@ from extraction_worker.sink.abc import MANIFEST_NAME
 from extraction_worker.sink.digests import corrupted
 from extraction_worker.sink.paths import STAGING, nonce
 from extraction_worker.sink.published import already_published, as_published, lost_race, parse_manifest, require_ours
-from extraction_worker.sink.s3_client import Bucket, Conflict, UploadDiffers, UploadGone, UploadPart, each, whole_crc32
+from extraction_worker.sink.s3_bucket import Bucket, UploadPart, each, whole_crc32
+from extraction_worker.sink.s3_client import Conflict, UploadDiffers, UploadGone
 
 _TRIES: Final = 5
 _PUBLISHED: Final = b"published"

@@ -6,7 +6,7 @@ from typing import Final
 from extraction_worker.errors import ExtractionError, SinkRefused
 from extraction_worker.sink.abc import StagedPart
 from extraction_worker.sink.digests import Digester
-from extraction_worker.sink.s3_client import Bucket, UploadPart
+from extraction_worker.sink.s3_bucket import Bucket, UploadPart
 
 UPLOAD_BYTES: Final = 8 << 20
 """Of an upload part, and of the one buffer that a stream has."""

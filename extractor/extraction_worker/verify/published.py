@@ -13,7 +13,8 @@ from extraction_worker.errors import InvalidManifest, SinkUnavailable
 from extraction_worker.sink import tree
 from extraction_worker.sink.abc import MANIFEST_NAME
 from extraction_worker.sink.digests import BLOCK, Digester, FileDigest
-from extraction_worker.sink.s3_client import Bucket, Missing, S3Credentials, S3Options
+from extraction_worker.sink.s3_bucket import Bucket
+from extraction_worker.sink.s3_client import Missing, S3Credentials, S3Options
 
 _TRIES = 3
 
