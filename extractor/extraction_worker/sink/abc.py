@@ -107,13 +107,25 @@ class Sink(Protocol):
     def publish(self, manifest: Manifest) -> Manifest:
         """Make exactly the parts of ``manifest`` visible, fenced; return the manifest that is now published.
 
-        Idempotent: when the manifest at the path has the same ``run_id``, it is returned and nothing is done.
-        The order of the parts is the manifest's. Afterwards the old set of ``Replace`` is removed.
+        Idempotent: when the manifest at the path has the same ``run_id``, it is returned and nothing is published.
+        The order of the parts is the manifest's. Afterwards the old set of ``Replace`` is removed. After an error the
+        same manifest may be published again, by anybody; otherwise :meth:`discard` undoes what was begun.
+
+        Raises
+        ------
+        VerificationFailed
+            A part isn't in staging as the manifest describes it.
+        SinkExists
+            Somebody else's set is there, or came first.
         """
         ...
 
     def discard(self) -> None:
-        """Remove the run's staging: parts, uploads, documents. Idempotent; leaves what is published alone."""
+        """Remove the run's staging: parts, uploads, documents. Idempotent; leaves what is published alone.
+
+        It may meet a publisher that was believed dead: the set is published whole then, or not at all. Nobody may
+        begin to publish this run afterwards.
+        """
         ...
 
 
