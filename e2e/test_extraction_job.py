@@ -143,7 +143,7 @@ def ending(job: dict[str, Any]) -> str | None:
 
 def essence(manifest: dict[str, Any]) -> dict[str, Any]:
     """Return what has to be the same wherever a job ran; snapshot, times and the names of parts are of the run."""
-    parts = [[part[key] for key in ("chunk", "rows", "bytes", "xxh3128", "crc32")] for part in manifest["parts"]]
+    parts = [[part[key] for key in ("chunk", "rows", "bytes", "xxh3_128", "crc32")] for part in manifest["parts"]]
     chunks = [[chunk[key] for key in ("chunk", "rows", "columns")] for chunk in manifest["chunks"]]
     same = {key: manifest[key] for key in ("rows", "bytes", "columns", "arrowSchema", "format", "verification")}
     return same | {"parts": parts, "chunks": chunks}
