@@ -302,13 +302,13 @@ class Part(Value):
     chunk: int
     rows: int
     bytes: int
-    xxh3_128: str
-    """Of every byte of the file, 32 hexadecimal digits."""
+    xxh3_128: str = Field(alias="xxh3_128")
+    """Of every byte of the file, 32 hexadecimal digits; in JSON, too, under the digest's own name."""
     crc32: str
     """Of every byte of the file, 8 hexadecimal digits; the checksum that S3 stores, too."""
     upload_id: str | None = None
     """The multipart upload that holds it until it is published; not in the manifest."""
-    upload_parts: tuple[str, ...] = ()
+    upload_parts: tuple[str, ...] = Field(default=(), exclude_if=lambda value: not value)
     """``ETag:CRC32`` of each upload part, in order; not in the manifest."""
 
 

@@ -107,6 +107,7 @@ def test_readers_find_exactly_the_bytes_written_and_a_manifest_without_uploads(p
         sink.check_part(part)
     published = sink.publish(manifest)
     seen = place.visible()
+    assert b"upload" not in seen[MANIFEST_NAME]
     assert Manifest.from_json(seen.pop(MANIFEST_NAME)) == published == sink.published()
     assert seen == {part.name: f"run {part.chunk} ".encode() * 100 for part in manifest.parts}
     assert all(part.upload_id is None and part.upload_parts == () for part in published.parts)
