@@ -102,13 +102,14 @@ class FolderSink:
             try:
                 tree.exchange(folder, "new", folder, "old")
             except OSError as error:
-                raise self._unable("atomic exchange of folders, which ifExists: Replace needs", error) from error
+                what = "atomic exchange of folders, which ifExists: Replace needs"
+                raise self._unable(what, error, "ifExists: Fail, ") from error
 
-    def _unable(self, what: str, error: OSError | None) -> SinkRefused:
+    def _unable(self, what: str, error: OSError | None, besides: str = "") -> SinkRefused:
         because = f" ({os.strerror(error.errno)})" if error and error.errno else ""
         return SinkRefused(
             f"The file system of {self._root} has no {what}{because}.",
-            hint="Use another volume, or an S3 sink" + ("; or ifExists: Fail." if self._replace else "."),
+            hint=f"Use {besides}another volume, or an S3 sink.",
         )
 
     def _require_one_file_system(self) -> None:
