@@ -12,7 +12,7 @@ $(E2E_READY): $(READY)
 images:  ## Build the container images into build/images
 	PYTHON=$(PYTHON) images/build
 
-cluster:  ## Raise a cluster, or reuse it, with the images loaded
+cluster:  ## Raise a cluster, or reuse it; prints its KUBECONFIG
 	@mkdir -p $(dir $(E2E_KUBECONFIG))
 	$$(e2e/kind-bin) create cluster --name $(CLUSTER) --kubeconfig $(E2E_KUBECONFIG) --wait 2m
 	@echo "export KUBECONFIG=$(abspath $(E2E_KUBECONFIG))"
