@@ -313,7 +313,10 @@ def test_publish_refuses_parts_that_are_missing_or_of_another_size(place: Place,
     manifest = stage(sink, "run")
     place.damage(manifest.parts[1], how)
     if how == "extend" and isinstance(place, S3Place):
-        pytest.skip("S3 completes exactly the upload parts that are named")
+        # S3 completes exactly the upload parts that are named.
+        sink.publish(manifest)
+        place.require_whole(manifest)
+        return
     with pytest.raises(ExtractionError):
         sink.publish(manifest)
     assert MANIFEST_NAME not in place.visible()
