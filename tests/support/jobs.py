@@ -8,7 +8,8 @@ import yaml
 from extraction_contract.load import load_files
 from extraction_contract.resolve import ResolvedJob, resolve
 from extraction_worker.report.progress import Progress
-from extraction_worker.stages.local import LocalOptions, LocalRun
+from extraction_worker.stages.local import LocalRun
+from extraction_worker.stages.settings import LocalOptions
 
 API = "extraction-operator.io/v1alpha1"
 

@@ -18,7 +18,9 @@ from extraction_worker.errors import ExtractionError, Interrupted, InvalidManife
 from extraction_worker.model import Manifest
 from extraction_worker.report.progress import Progress
 from extraction_worker.report.show import follow, print_manifest, print_plan
-from extraction_worker.stages.local import LocalOptions, LocalRun
+from extraction_worker.stages.local import LocalRun
+from extraction_worker.stages.settings import LocalOptions
+from extraction_worker.stream.allocation import prepare_allocators
 
 _GRACE_SECONDS = 1.8
 """How long a stopped run may take to clean up before the process ends anyway; the next run removes the rest."""
@@ -35,6 +37,7 @@ def run_job(
 ) -> int:
     """Run a job; return the exit code."""
     with errors_told(output) as failed:
+        prepare_allocators()
         resolved = _resolve(files, job, secrets_dir)
         progress = Progress()
         local = LocalRun(resolved, _options(volumes_dir, threads, memory), progress)

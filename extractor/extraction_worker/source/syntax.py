@@ -14,8 +14,6 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import orjson
-import postgast
-from postgast import native, pg_query_pb2
 
 from extraction_worker.errors import InvalidQuery
 
@@ -105,6 +103,9 @@ def scan(data: bytes, field: str) -> list[Token]:
     InvalidQuery
         An unterminated string, comment or quoted name.
     """
+    # Imported where it is used: it takes a tenth of a second, and the job of a plain table has no SQL to parse.
+    import postgast
+
     try:
         result = postgast.scan(data.decode())
     except postgast.PgQueryError as error:
@@ -115,6 +116,8 @@ def scan(data: bytes, field: str) -> list[Token]:
 
 @cache
 def _token_kind(number: int) -> str:
+    from postgast import pg_query_pb2
+
     known = pg_query_pb2.Token.DESCRIPTOR.values_by_number.get(number)
     # Single characters that the grammar has no use for ({, #, control characters) have no name.
     return known.name if known else f"ASCII_{number}"
@@ -157,6 +160,8 @@ def parse(data: bytes, field: str, *, offset: int = 0) -> Tree:
     InvalidQuery
         Not PostgreSQL's syntax, or nested deeper than about 500 levels.
     """
+    from postgast import native
+
     result = native.lib.pg_query_parse(data)
     try:
         if result.error:
@@ -209,6 +214,8 @@ def walk(tree: Tree, kind: str = "ParseResult") -> Iterator[Node]:
 @cache
 def _message_fields(kind: str) -> Mapping[str, str]:
     """Map each field of a message to the kind of node in it, "" where it holds a plain value."""
+    from postgast import pg_query_pb2
+
     descriptor = pg_query_pb2.DESCRIPTOR.message_types_by_name[kind]
     return {field.json_name: field.message_type.name if field.message_type else "" for field in descriptor.fields}
 

@@ -6,14 +6,13 @@ resumed, and one under ``Snapshot``, whose snapshot ended with its process, begi
 """
 
 import contextlib
-import os
-import socket
 import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psycopg
 
@@ -23,54 +22,30 @@ from extraction_worker.errors import (
     ExtractionError,
     Interrupted,
     InvalidManifest,
-    SinkRefused,
     SnapshotLost,
     SourceInDanger,
     VerificationFailed,
 )
-from extraction_worker.model import ChunkResult, Consistency, Manifest, Plan, SnapshotIdentity, Value
+from extraction_worker.model import ChunkResult, Consistency, Manifest, Plan, SnapshotIdentity
 from extraction_worker.report.progress import Phase, Progress
 from extraction_worker.sink.abc import Sink
 from extraction_worker.sink.open import open_sink
 from extraction_worker.source.failures import translate
-from extraction_worker.source.lease import LeaseLimits, LockTarget, SnapshotLease
-from extraction_worker.source.pool import PoolSettings, SourcePool
+from extraction_worker.source.lease import LockTarget, SnapshotLease
 from extraction_worker.source.reader import ByteRate, Watchdog, ask_server
 from extraction_worker.source.session import connect, planning_transaction, read_identity
-from extraction_worker.source.settings import Credentials, SourceSettings
+from extraction_worker.stages.owner import Owner
 from extraction_worker.stages.plan import Reading, lock_target, make_plan, read_job
 from extraction_worker.stages.publish import publish
+from extraction_worker.stages.settings import LocalOptions, lease_limits, plan_memory, source_settings
 from extraction_worker.stages.work import ChunkWorker
-from extraction_worker.stream.admission import MemoryPlan, memory_limit, memory_plan
 from extraction_worker.stream.workers import run_chunks
+
+if TYPE_CHECKING:
+    from extraction_worker.source.pool import SourcePool
 
 MAX_RESTARTS = 3
 """How often ``snapshot.onLoss: Restart`` begins anew."""
-_DEFAULT_MEMORY = 1 << 30
-_CURRENT = "current.json"
-
-
-@dataclass(frozen=True)
-class LocalOptions:
-    """What the command line says beside the manifests. Sizes are bytes."""
-
-    volumes_dir: Path = Path("volumes")
-    threads: int | None = None
-    memory: int | None = None
-
-
-class _Current(Value):
-    """Who works on a job here, and where in staging: ``current.json`` at a fixed place."""
-
-    run_id: str
-    host: str
-    pid: int
-    process_started: str
-    interrupted: bool = False
-
-    def is_alive(self) -> bool:
-        """Whether that process still runs on this host; a process on another host can't be asked."""
-        return self.host == socket.gethostname() and _process_start(self.pid) == self.process_started
 
 
 @dataclass
@@ -102,6 +77,7 @@ class LocalRun:
         self._stop_reason: ExtractionError | None = None
         self._lock = threading.Lock()
         self._worker: ChunkWorker | None = None
+        self._pool: Future[SourcePool] | None = None
         self._namespace = self._job.metadata.namespace or "default"
         self._settings = source_settings(resolved)
         self._limits = lease_limits(resolved)
@@ -135,7 +111,7 @@ class LocalRun:
         run_id = previous.run_id if previous is not None and self._resumes else self._new_run_id()
         sink = self._open_sink(run_id)
         sink.probe()
-        self._remember(index, run_id)
+        Owner.write(index, run_id)
         deadline = threading.Timer(self._job.spec.active_deadline_seconds, self._on_deadline)
         deadline.daemon = True
         deadline.start()
@@ -148,12 +124,17 @@ class LocalRun:
             raise
         finally:
             deadline.cancel()
+            self._close_pool()
             with contextlib.suppress(ExtractionError):
                 if keep:
-                    self._remember(index, run_id, interrupted=True)
+                    Owner.write(index, run_id, interrupted=True)
                 else:
                     sink.discard()
-                    self._forget(index, run_id)
+                    if self._stop_reason is not None:
+                        # So that the next run can say that it begins anew.
+                        Owner.write(index, run_id, interrupted=True)
+                    else:
+                        index.discard()
         self._progress.phase(Phase.SUCCEEDED)
         return manifest
 
@@ -219,6 +200,7 @@ class LocalRun:
         try:
             self._progress.phase(Phase.PLANNING)
             identity = lease.acquire()
+            self._opened_pool()
             attempt = _Attempt(self._make_plan(reading, planned_at, run_id, identity))
             self._work(attempt, sink)
         except ExtractionError as error:
@@ -238,7 +220,7 @@ class LocalRun:
         for result in attempt.results.values():
             self._progress.read(result.rows, result.source_bytes)
             self._progress.chunk_done()
-        pool = SourcePool(self._settings, self._pool_settings(len(plan.chunks)))
+        pool = self._opened_pool().result()
         watchdog = Watchdog(self._settings.stall_timeout, lambda pid: ask_server(self._settings, pid))
         limit = self._resolved.source.spec.limits.bytes_per_second
         worker = ChunkWorker(
@@ -263,7 +245,6 @@ class LocalRun:
 
         watchdog.start()
         try:
-            pool.open_idle()
             run_chunks(
                 [chunk for chunk in plan.chunks if chunk.index not in attempt.results],
                 worker.extract,
@@ -282,7 +263,6 @@ class LocalRun:
             watchdog.stop()
             with self._lock:
                 self._worker = None
-            pool.dispose()
 
     def _publish(self, attempt: _Attempt, sink: Sink) -> Manifest:
         self._check_stopped()
@@ -384,39 +364,13 @@ class LocalRun:
             results[result.chunk] = result
         return results
 
-    def _previous(self, index: Sink) -> _Current | None:
-        data = index.get_state(_CURRENT)
-        if data is None:
-            return None
-        try:
-            current = _Current.from_json(data)
-        except ValueError:
-            return None
-        if current.is_alive():
-            raise SinkRefused(f"Process {current.pid} is running this job already.", hint="Wait for it, or stop it.")
-        if not self._resumes:
+    def _previous(self, index: Sink) -> Owner | None:
+        owner = Owner.read(index)
+        if owner is not None and not self._resumes:
             self._progress.say("An earlier run was interrupted. Its snapshot ended with it: beginning anew.")
             with contextlib.suppress(ExtractionError):
-                self._open_sink(current.run_id).discard()
-        return current
-
-    def _remember(self, index: Sink, run_id: str, *, interrupted: bool = False) -> None:
-        pid = os.getpid()
-        current = _Current(
-            run_id=run_id,
-            host=socket.gethostname(),
-            pid=pid,
-            process_started=_process_start(pid) if not interrupted else "",
-            interrupted=interrupted,
-        )
-        index.put_state(_CURRENT, current.to_json())
-
-    def _forget(self, index: Sink, run_id: str) -> None:
-        if self._stop_reason is not None:
-            # So that the next run can say that it begins anew.
-            self._remember(index, run_id, interrupted=True)
-        else:
-            index.discard()
+                self._open_sink(owner.run_id).discard()
+        return owner
 
     def _staging_key(self) -> str:
         return f"local-{self._namespace}-{self._job.metadata.name}"
@@ -434,15 +388,38 @@ class LocalRun:
     def _open_sink(self, run_id: str) -> Sink:
         return open_sink(self._resolved, volumes_dir=self._options.volumes_dir, run_id=run_id)
 
-    def _pool_settings(self, chunks: int) -> PoolSettings:
-        pool = self._resolved.source.spec.pool
-        return PoolSettings(
-            size=self._memory.threads,
-            min_idle=min(pool.min_idle, self._memory.threads, chunks),
-            acquire_timeout=pool.acquire_timeout.total_seconds(),
-            idle_timeout=pool.idle_timeout.total_seconds(),
-            max_lifetime=pool.max_lifetime.total_seconds(),
-        )
+    def _opened_pool(self) -> "Future[SourcePool]":
+        """Return the pool of this run, which opens its first sessions in a thread of its own, beside the planning."""
+        if self._pool is None:
+            self._pool = Future()
+            threading.Thread(target=self._open_pool, args=(self._pool,), name="pool", daemon=True).start()
+        return self._pool
+
+    def _open_pool(self, opened: "Future[SourcePool]") -> None:
+        try:
+            # Here and not above: SQLAlchemy takes long to import, and meanwhile the server plans.
+            from extraction_worker.source.pool import PoolSettings, SourcePool
+
+            bounds = self._resolved.source.spec.pool
+            settings = PoolSettings(
+                size=self._memory.threads,
+                min_idle=min(bounds.min_idle, self._memory.threads),
+                acquire_timeout=bounds.acquire_timeout.total_seconds(),
+                idle_timeout=bounds.idle_timeout.total_seconds(),
+                max_lifetime=bounds.max_lifetime.total_seconds(),
+            )
+            pool = SourcePool(self._settings, settings)
+            # What fails now fails again, and is retried, when the first chunk asks for a session.
+            with contextlib.suppress(ExtractionError):
+                pool.open_idle()
+            opened.set_result(pool)
+        except BaseException as error:  # noqa: BLE001 - raised where the pool is asked for
+            opened.set_exception(error)
+
+    def _close_pool(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None and pool.exception() is None:
+            pool.result().dispose()
 
     def _on_deadline(self) -> None:
         seconds = self._job.spec.active_deadline_seconds
@@ -472,53 +449,3 @@ def _degraded(attempt: _Attempt) -> _Attempt:
     """Return the attempt as it goes on without its snapshot: finished chunks stay, the rest have one each."""
     plan = attempt.plan.model_copy(update={"consistency": Consistency.PER_PARTITION})
     return _Attempt(plan, attempt.results, attempt.continues | {attempt.plan.plan_digest()})
-
-
-def source_settings(resolved: ResolvedJob) -> SourceSettings:
-    """Return how to reach the job's source; credentials are read anew for each connection."""
-    connection, limits = resolved.source.spec.connection, resolved.source.spec.limits
-
-    def credentials() -> Credentials:
-        found = resolved.credentials()
-        return Credentials(found.username, found.password.get_secret_value())
-
-    return SourceSettings(
-        host=connection.host,
-        port=connection.port,
-        database=connection.database,
-        credentials=credentials,
-        ssl_mode=connection.ssl_mode,
-        ca_certificate=resolved.source_ca(),
-        application_name=f"extraction/{resolved.job.metadata.namespace or 'default'}/{resolved.job.metadata.name}",
-        statement_timeout=limits.statement_timeout.total_seconds(),
-        lock_timeout=limits.lock_timeout.total_seconds(),
-    )
-
-
-def lease_limits(resolved: ResolvedJob) -> LeaseLimits:
-    """Return when the holder gives way."""
-    return LeaseLimits(
-        max_age=resolved.job.spec.snapshot.max_age.total_seconds(),
-        yield_to_ddl_after=resolved.source.spec.limits.yield_to_ddl_after.total_seconds(),
-    )
-
-
-def plan_memory(resolved: ResolvedJob, options: LocalOptions) -> MemoryPlan:
-    """Return how many threads read, and how large their batches are.
-
-    One process stands for all pods of the job: as many threads as those would have connections, but no more than
-    there are processors, and with one connection of the budget left for the holder.
-    """
-    spec = resolved.source.spec
-    wanted = options.threads or min(
-        spec.pool.size * resolved.job.spec.parallelism, len(os.sched_getaffinity(0)), spec.limits.max_connections - 1
-    )
-    limit = options.memory or min(memory_limit(), _DEFAULT_MEMORY * max(1, wanted))
-    return memory_plan(limit, max(1, min(wanted, spec.limits.max_connections - 1)))
-
-
-def _process_start(pid: int) -> str:
-    """Return when a process started, in ticks since boot; empty when there is none."""
-    with contextlib.suppress(OSError, IndexError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    return ""

@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
+from typing import TYPE_CHECKING
 
 import xxhash
 
@@ -12,7 +13,6 @@ from extraction_worker.errors import ExtractionError, Interrupted, InvalidQuery,
 from extraction_worker.model import Chunk, ChunkResult, Plan, Verification
 from extraction_worker.report.progress import Progress
 from extraction_worker.sink.abc import Sink
-from extraction_worker.source.pool import SourcePool
 from extraction_worker.source.reader import ByteRate, Watchdog, read_batches
 from extraction_worker.source.render import aggregate_sql, select_sql
 from extraction_worker.source.session import ReadSession
@@ -22,6 +22,9 @@ from extraction_worker.stream.admission import Admission, MemoryPlan
 from extraction_worker.stream.convert import BatchConverter
 from extraction_worker.stream.parts import PartWriter
 from extraction_worker.verify.server import ServerProof
+
+if TYPE_CHECKING:
+    from extraction_worker.source.pool import SourcePool
 
 _WIDE_BATCH_BYTES = 1
 
@@ -48,7 +51,7 @@ class ChunkWorker:
 
     plan: Plan
     sink: Sink
-    pool: SourcePool
+    pool: "SourcePool"
     memory: MemoryPlan
     worker: str
     watchdog: Watchdog

@@ -40,11 +40,11 @@ class MemoryPlan:
 def memory_plan(limit: int, threads: int) -> MemoryPlan:
     """Divide ``limit`` bytes among ``threads``; fewer threads where each would get less than a batch of 1 MiB.
 
-    Batches aren't larger than 4 MiB even where memory is plenty: throughput doesn't grow beyond that.
+    Batches aren't larger than 2 MiB even where memory is plenty: throughput doesn't grow beyond that.
     """
     usable = max(limit - PROCESS_BYTES, 16 * MIB)
     threads = max(1, min(threads, usable // (ORDINARY_FACTOR * MIB)))
-    batch = max(MIB // 4, min(4 * MIB, usable // (threads * ORDINARY_FACTOR)))
+    batch = max(MIB // 4, min(2 * MIB, usable // (threads * ORDINARY_FACTOR)))
     # A batch may overshoot by a row; so a row of a batch's size doubles it at the most.
     return MemoryPlan(limit, threads, batch, batch, max(batch, usable // WIDE_FACTOR))
 

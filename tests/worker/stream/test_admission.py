@@ -14,7 +14,7 @@ from extraction_worker.stream.admission import MIB, PROCESS_BYTES, Admission, me
 def test_batches_of_all_threads_fit_whatever_the_limit(limit, threads):
     plan = memory_plan(limit, threads)
     assert 1 <= plan.threads <= threads
-    assert MIB // 4 <= plan.batch_bytes <= 4 * MIB
+    assert MIB // 4 <= plan.batch_bytes <= 2 * MIB
     assert plan.ordinary_row_bytes <= plan.wide_row_bytes
     if limit >= PROCESS_BYTES + 16 * MIB:
         assert plan.threads * plan.batch_bytes * 10 <= limit - PROCESS_BYTES

@@ -1,0 +1,64 @@
+"""From a job and the command line to the settings of its parts: how to reach the source, when to give way, memory."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from extraction_contract.resolve import ResolvedJob
+from extraction_worker.source.lease import LeaseLimits
+from extraction_worker.source.settings import Credentials, SourceSettings
+from extraction_worker.stream.admission import MemoryPlan, memory_limit, memory_plan
+
+_DEFAULT_MEMORY = 1 << 30
+
+
+@dataclass(frozen=True)
+class LocalOptions:
+    """What the command line says beside the manifests. Sizes are bytes."""
+
+    volumes_dir: Path = Path("volumes")
+    threads: int | None = None
+    memory: int | None = None
+
+
+def source_settings(resolved: ResolvedJob) -> SourceSettings:
+    """Return how to reach the job's source; credentials are read anew for each connection."""
+    connection, limits = resolved.source.spec.connection, resolved.source.spec.limits
+
+    def credentials() -> Credentials:
+        found = resolved.credentials()
+        return Credentials(found.username, found.password.get_secret_value())
+
+    return SourceSettings(
+        host=connection.host,
+        port=connection.port,
+        database=connection.database,
+        credentials=credentials,
+        ssl_mode=connection.ssl_mode,
+        ca_certificate=resolved.source_ca(),
+        application_name=f"extraction/{resolved.job.metadata.namespace or 'default'}/{resolved.job.metadata.name}",
+        statement_timeout=limits.statement_timeout.total_seconds(),
+        lock_timeout=limits.lock_timeout.total_seconds(),
+    )
+
+
+def lease_limits(resolved: ResolvedJob) -> LeaseLimits:
+    """Return when the holder gives way."""
+    return LeaseLimits(
+        max_age=resolved.job.spec.snapshot.max_age.total_seconds(),
+        yield_to_ddl_after=resolved.source.spec.limits.yield_to_ddl_after.total_seconds(),
+    )
+
+
+def plan_memory(resolved: ResolvedJob, options: LocalOptions) -> MemoryPlan:
+    """Return how many threads read, and how large their batches are.
+
+    One process stands for all pods of the job: as many threads as those would have connections, but no more than
+    there are processors, and with one connection of the budget left for the holder.
+    """
+    spec = resolved.source.spec
+    wanted = options.threads or min(
+        spec.pool.size * resolved.job.spec.parallelism, len(os.sched_getaffinity(0)), spec.limits.max_connections - 1
+    )
+    limit = options.memory or min(memory_limit(), _DEFAULT_MEMORY * max(1, wanted))
+    return memory_plan(limit, max(1, min(wanted, spec.limits.max_connections - 1)))
