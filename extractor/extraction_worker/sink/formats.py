@@ -28,7 +28,7 @@ __all__ = [
     "to_wire", "wire_schema",
 ]  # fmt: skip
 
-ROW_GROUP_BYTES = 16 << 20
+ROW_GROUP_BYTES = 8 << 20
 """Arrow bytes of a row group of Parquet, which its encoder holds in memory; groups of 64 MiB save 0.5 % of the file."""
 
 Source: TypeAlias = Path | IO[bytes]
