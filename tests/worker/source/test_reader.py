@@ -125,7 +125,8 @@ def test_a_terminated_backend_is_an_error(session, database18):
     batches = read(session, "SELECT repeat('x', 1000), generate_series(1, 10000000)")
     next(batches)
     database18.execute("SELECT pg_terminate_backend(%s)", session.backend_pid)
-    with pytest.raises(SourceUnavailable, match="57P01"):
+    # The server says why (57P01) before it closes, but the close may overtake what it said.
+    with pytest.raises(SourceUnavailable, match=r"57P01|closed the connection|connection reset|no connection"):
         list(batches)
 
 

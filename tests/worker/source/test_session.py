@@ -188,7 +188,7 @@ def test_a_terminated_session_is_an_error_and_never_an_end(session, holder, data
     batches = session.read("SELECT id, repeat('x', 1000) FROM public.t, generate_series(1, 1000)", batch_bytes=1000)
     next(batches)
     database.execute("SELECT pg_terminate_backend(%s)", session.backend_pid)
-    with pytest.raises(Exception, match="terminating connection") as caught:
+    with pytest.raises(Exception, match=r"terminating|closed the connection|connection reset") as caught:
         list(batches)
     assert isinstance(session_module.translate(caught.value, "Reading"), SourceUnavailable)
 
