@@ -1,5 +1,6 @@
 """Reading under watch: stalls are told from work, rates are kept, closing cancels."""
 
+import threading
 from collections.abc import Iterator
 
 import adbc_driver_postgresql
@@ -8,7 +9,7 @@ import pytest
 from extraction_worker.errors import NotFound, SourceStalled, SourceUnavailable
 from extraction_worker.source.reader import BackendState, ByteRate, Watchdog, ask_server, read_batches
 from extraction_worker.source.session import ReadSession
-from support.databases import settings_of
+from support.databases import settings_of, wait_until
 
 
 @pytest.fixture
@@ -45,19 +46,23 @@ def test_closing_early_cancels_on_the_server(session, database18):
 
 
 def test_a_server_that_works_long_before_its_first_row_is_let_work(session, database18):
-    asked = []
-
-    def ask(pid):
-        asked.append(ask_server(settings_of(database18), pid))
-        return asked[-1]
-
-    watchdog = Watchdog(0.2, ask)
-    watchdog.start()
-    [batch] = read(session, "SELECT pg_sleep(1.5)::text", watchdog=watchdog)
-    watchdog.stop()
-    assert batch.num_rows == 1
-    assert asked
-    assert set(asked) == {BackendState.WORKING}
+    now = [0.0]
+    watchdog = Watchdog(10, lambda pid: ask_server(settings_of(database18), pid), clock=lambda: now[0])
+    database18.execute("SELECT pg_advisory_lock(7)")
+    batches = []
+    query = "SELECT coalesce(pg_advisory_lock_shared(7)::text, 'done')"
+    thread = threading.Thread(target=lambda: batches.extend(read(session, query, watchdog=watchdog)))
+    thread.start()
+    waits = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event = 'advisory'"
+    wait_until(lambda: database18.execute(waits, session.backend_pid))
+    [watched] = watchdog._watched.values()
+    for _ in range(3):
+        now[0] += 100
+        watchdog.check()
+        assert (watched.suspicions, watched.stalled) == (0, False)
+    database18.execute("SELECT pg_advisory_unlock(7)")
+    thread.join(20)
+    assert [batch.num_rows for batch in batches] == [1]
 
 
 def test_a_read_that_nobody_works_for_is_cancelled_and_said_to_be_stalled(session):
