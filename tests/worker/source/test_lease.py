@@ -59,7 +59,7 @@ def test_others_see_the_snapshot_while_the_lease_is_held_and_not_after(table):
             assert read_identity(reader, identity.snapshot_id).snapshot == identity.snapshot
         holder = lease._connection.info.backend_pid
         lease.release()
-        wait_until(lambda: not table.execute("SELECT FROM pg_stat_activity WHERE pid = %s", holder))
+        wait_until(lambda: not table.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", holder))
         with (
             pytest.raises(psycopg.Error, match="snapshot"),
             planning_transaction(reader, settings, identity.snapshot_id),

@@ -53,7 +53,7 @@ def test_a_server_that_works_long_before_its_first_row_is_let_work(session, data
     query = "SELECT coalesce(pg_advisory_lock_shared(7)::text, 'done')"
     thread = threading.Thread(target=lambda: batches.extend(read(session, query, watchdog=watchdog)))
     thread.start()
-    waits = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event = 'advisory'"
+    waits = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'advisory'"
     wait_until(lambda: database18.execute(waits, session.backend_pid))
     [watched] = watchdog._watched.values()
     for _ in range(3):
