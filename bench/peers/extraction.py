@@ -2,7 +2,8 @@
 
 import sys
 
-import extraction_worker.cli.run  # noqa: F401 - what the command would import when it runs
+import extraction_worker.cli.run  # what the command would import when it runs
+import extraction_worker.source.pool  # noqa: F401 - and this one later, beside the planning
 from bench.peers.protocol import clocked
 from extraction_worker.cli import main
 
