@@ -5,35 +5,7 @@ from pathlib import Path
 
 import click
 
-_FILES = click.argument(
-    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE..."
-)
-_JOB = click.option("--job", metavar="NAME", help="Which ExtractionJob of the files: NAME or NAMESPACE/NAME.")
-_SECRETS = click.option(
-    "--secrets-dir",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Secrets that no file has, laid out as mounted ones: DIR/NAME/KEY.",
-)
-_VOLUMES = click.option(
-    "--volumes-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("volumes"),
-    show_default=True,
-    metavar="DIR",
-    help="Where a volume CLAIM is the folder DIR/CLAIM.",
-)
-_OUTPUT = click.option(
-    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="What to print."
-)
-_THREADS = click.option(
-    "--threads", type=click.IntRange(1, 256), metavar="N", help="Threads that read; default: by processors and limits."
-)
-_MEMORY = click.option(
-    "--memory",
-    metavar="BYTES",
-    help="Memory to stay below, e.g. 256Mi; default: the cgroup's limit, or half of what is free.",
-)
+from extraction_worker.cli.arguments import JobArguments, files_argument, job_arguments, output_option
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -43,56 +15,28 @@ def main() -> None:
 
 
 @main.command()
-@_FILES
-@_JOB
-@_SECRETS
-@_VOLUMES
-@_THREADS
-@_MEMORY
-@_OUTPUT
-def run(
-    files: tuple[Path, ...],
-    job: str | None,
-    secrets_dir: Path | None,
-    volumes_dir: Path,
-    threads: int | None,
-    memory: str | None,
-    output: str,
-) -> None:
+@job_arguments
+def run(arguments: JobArguments) -> None:
     """Run an ExtractionJob of the manifests FILE... in this process.
 
     Nothing is published unless all of it is complete and verified. Ctrl-C stops within two seconds.
     """
     from extraction_worker.cli.run import run_job
 
-    sys.exit(run_job(files, job, secrets_dir, volumes_dir, threads, memory, output))
+    sys.exit(run_job(arguments))
 
 
 @main.command()
-@_FILES
-@_JOB
-@_SECRETS
-@_VOLUMES
-@_THREADS
-@_MEMORY
-@_OUTPUT
-def plan(
-    files: tuple[Path, ...],
-    job: str | None,
-    secrets_dir: Path | None,
-    volumes_dir: Path,
-    threads: int | None,
-    memory: str | None,
-    output: str,
-) -> None:
+@job_arguments
+def plan(arguments: JobArguments) -> None:
     """Show how a job would be split, without extracting anything."""
     from extraction_worker.cli.run import plan_job
 
-    sys.exit(plan_job(files, job, secrets_dir, volumes_dir, threads, memory, output))
+    sys.exit(plan_job(arguments))
 
 
 @main.command()
-@_FILES
+@files_argument
 def validate(files: tuple[Path, ...]) -> None:
     """Check manifests without a database; print every problem with its file, document and field."""
     from extraction_worker.cli.run import validate_files
@@ -107,7 +51,7 @@ def validate(files: tuple[Path, ...]) -> None:
 @click.option(
     "--ca", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Authorities to trust, in PEM."
 )
-@_OUTPUT
+@output_option
 def verify(manifest: str, endpoint: str | None, region: str | None, ca: Path | None, output: str) -> None:
     """Repeat the proof of a published set without its database.
 

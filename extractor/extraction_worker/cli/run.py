@@ -14,6 +14,7 @@ from extraction_contract.load import load_files
 from extraction_contract.problems import ManifestError
 from extraction_contract.resolve import ResolvedJob, resolve
 from extraction_contract.scalars import Quantity
+from extraction_worker.cli.arguments import JobArguments
 from extraction_worker.errors import ExtractionError, Interrupted, InvalidManifest, scrub
 from extraction_worker.model import Manifest
 from extraction_worker.report.progress import Progress
@@ -26,40 +27,24 @@ _GRACE_SECONDS = 1.8
 """How long a stopped run may take to clean up before the process ends anyway; the next run removes the rest."""
 
 
-def run_job(
-    files: tuple[Path, ...],
-    job: str | None,
-    secrets_dir: Path | None,
-    volumes_dir: Path,
-    threads: int | None,
-    memory: str | None,
-    output: str,
-) -> int:
+def run_job(arguments: JobArguments) -> int:
     """Run a job; return the exit code."""
-    with errors_told(output) as failed:
+    with errors_told(arguments.output) as failed:
         prepare_allocators()
-        resolved = _resolve(files, job, secrets_dir)
+        resolved = _resolve(arguments)
         progress = Progress()
-        local = LocalRun(resolved, _options(volumes_dir, threads, memory), progress)
+        local = LocalRun(resolved, _options(arguments), progress)
         manifest = run_in_thread(local, progress)
-        print_manifest(manifest, local.uri, progress.now(), output)
+        print_manifest(manifest, local.uri, progress.now(), arguments.output)
     return failed.code
 
 
-def plan_job(
-    files: tuple[Path, ...],
-    job: str | None,
-    secrets_dir: Path | None,
-    volumes_dir: Path,
-    threads: int | None,
-    memory: str | None,
-    output: str,
-) -> int:
+def plan_job(arguments: JobArguments) -> int:
     """Print a job's plan; return the exit code."""
-    with errors_told(output) as failed:
-        resolved = _resolve(files, job, secrets_dir)
-        local = LocalRun(resolved, _options(volumes_dir, threads, memory), Progress())
-        print_plan(local.plan(), local.connections, output)
+    with errors_told(arguments.output) as failed:
+        resolved = _resolve(arguments)
+        local = LocalRun(resolved, _options(arguments), Progress())
+        print_plan(local.plan(), local.connections, arguments.output)
     return failed.code
 
 
@@ -153,14 +138,15 @@ def _print_error(error: ExtractionError, output: str) -> None:
         print(f"{error.reason}: {error}", file=sys.stderr)
 
 
-def _resolve(files: tuple[Path, ...], job: str | None, secrets_dir: Path | None) -> ResolvedJob:
-    manifests = load_files(files)
-    return resolve(manifests.job(job), manifests, secrets_dir)
+def _resolve(arguments: JobArguments) -> ResolvedJob:
+    manifests = load_files(arguments.files)
+    return resolve(manifests.job(arguments.job), manifests, arguments.secrets_dir)
 
 
-def _options(volumes_dir: Path, threads: int | None, memory: str | None) -> LocalOptions:
+def _options(arguments: JobArguments) -> LocalOptions:
+    memory = arguments.memory
     try:
         limit = int(Quantity(memory)) if memory is not None else None
     except ValueError:
         raise InvalidManifest(f"--memory {memory} isn't a quantity of bytes.", hint="Write e.g. 256Mi.") from None
-    return LocalOptions(volumes_dir, threads, limit)
+    return LocalOptions(arguments.volumes_dir, arguments.threads, limit)
