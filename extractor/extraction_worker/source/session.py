@@ -176,8 +176,9 @@ class ReadSession:
             lock_timeout=self._settings.lock_timeout, locks=plan.locks, snapshot_id=snapshot_id
         ):
             self._execute(statement)
-        found = self._row(contract_sql(self._contract))
-        for (name, value), now in zip(self._contract.items(), found, strict=True):
+        contract = contract_settings(self.server_version, statement_timeout=0, lock_timeout=self._settings.lock_timeout)
+        found = self._row(contract_sql(contract))
+        for (name, value), now in zip(contract.items(), found, strict=True):
             if now != value:
                 raise UnsupportedSource(
                     f"The server made {name} {now!r} of {value!r}: the session contract doesn't hold."
@@ -268,10 +269,6 @@ class ReadSession:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def _contract(self) -> dict[str, str]:
-        return contract_settings(self.server_version, statement_timeout=0, lock_timeout=self._settings.lock_timeout)
 
     def _execute(self, statement_sql: str) -> None:
         with self._statement_of(statement_sql) as statement:

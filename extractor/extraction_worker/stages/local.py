@@ -173,8 +173,10 @@ class LocalRun:
         attempt: _Attempt | None = None
         while True:
             try:
-                if self._job.spec.consistency == "PerPartition" or attempt is not None:
-                    attempt = attempt or self._resume(self._plan_alone(reading, planned_at, run_id), sink)
+                if self._resumes or attempt is not None:
+                    if attempt is None:
+                        self._progress.phase(Phase.PLANNING)
+                        attempt = self._resume(self._make_plan(reading, planned_at, run_id, None), sink)
                     self._work(attempt, sink)
                 else:
                     attempt = self._hold_and_work(reading, planned_at, run_id, sink)
@@ -278,37 +280,21 @@ class LocalRun:
 
         return SnapshotLease(self._settings, resolve, self._limits, on_lost)
 
-    def _make_plan(self, reading: Reading, planned_at: datetime, run_id: str, identity: SnapshotIdentity) -> Plan:
-        with (
-            contextlib.closing(connect(self._settings)) as connection,
-            planning_transaction(connection, self._settings, identity.snapshot_id),
-        ):
-            return make_plan(
-                connection,
-                self._job,
-                self._resolved.source,
-                reading,
-                identity,
-                run_id=run_id,
-                planned_at=planned_at,
-                threads=self._memory.threads,
-            )
-
-    def _plan_alone(self, reading: Reading, planned_at: datetime, run_id: str) -> Plan:
-        """Plan under a snapshot that ends with the planning, for ``PerPartition``."""
-        self._progress.phase(Phase.PLANNING)
+    def _make_plan(
+        self, reading: Reading, planned_at: datetime, run_id: str, identity: SnapshotIdentity | None
+    ) -> Plan:
+        """Plan under the lease's snapshot; without one, under a snapshot that ends with the planning."""
         try:
             with (
                 contextlib.closing(connect(self._settings)) as connection,
-                planning_transaction(connection, self._settings),
+                planning_transaction(connection, self._settings, identity.snapshot_id if identity else None),
             ):
-                identity = read_identity(connection, "")
                 return make_plan(
                     connection,
                     self._job,
                     self._resolved.source,
                     reading,
-                    identity,
+                    identity or read_identity(connection, ""),
                     run_id=run_id,
                     planned_at=planned_at,
                     threads=self._memory.threads,
