@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, LiteralString, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.alias_generators import to_camel
@@ -85,8 +85,8 @@ def model_in(annotation: object) -> type[Contract] | None:
 
 
 @dataclass(frozen=True)
-class Matches:
-    """Annotates a string: the whole of it matches ``regex`` (RE2 and Python agree on what is used here).
+class _TextRule:
+    """Annotates a string with a rule by a regular expression, on which RE2 and Python agree as it is used here.
 
     In the CRD it is a CEL rule instead of ``pattern``: the message is for people, and unlike the error of a pattern
     it doesn't repeat the value, which may be a secret in the wrong place.
@@ -95,44 +95,50 @@ class Matches:
     regex: str
     message: str
 
+    kind: ClassVar[LiteralString]
+    """Of the validation error."""
+    cel: ClassVar[str]
+    """The rule, with ``{regex}`` in it."""
+
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         result = handler(schema)
-        result.setdefault("x-kubernetes-validations", []).append(
-            {"rule": f"self.matches(r'^(?:{self.regex})$')", "message": self.message}
-        )
+        rule = self.cel.replace("{regex}", self.regex)
+        result.setdefault("x-kubernetes-validations", []).append({"rule": rule, "message": self.message})
         return result
 
     def _check(self, value: str) -> str:
-        # Not `$`: Python's also matches before a newline at the end.
-        if re.fullmatch(self.regex, value) is None:
-            raise PydanticCustomError("matches", "{message}", {"message": self.message})
+        if not self._holds(value):
+            raise PydanticCustomError(self.kind, "{message}", {"message": self.message})
         return value
+
+    def _holds(self, value: str) -> bool:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Lacks:
-    """Annotates a string: ``regex`` is found nowhere in it."""
+class Matches(_TextRule):
+    """The whole of the string matches ``regex``."""
 
-    regex: str
-    message: str
+    kind = "matches"
+    cel = "self.matches(r'^(?:{regex})$')"
 
-    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._check, handler(source))
+    def _holds(self, value: str) -> bool:
+        # Not `$`: Python's also matches before a newline at the end.
+        return re.fullmatch(self.regex, value) is not None
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        result = handler(schema)
-        result.setdefault("x-kubernetes-validations", []).append(
-            {"rule": f"!self.matches(r'{self.regex}')", "message": self.message}
-        )
-        return result
 
-    def _check(self, value: str) -> str:
-        if re.search(self.regex, value) is not None:
-            raise PydanticCustomError("lacks", "{message}", {"message": self.message})
-        return value
+@dataclass(frozen=True)
+class Lacks(_TextRule):
+    """``regex`` is found nowhere in the string."""
+
+    kind = "lacks"
+    cel = "!self.matches(r'{regex}')"
+
+    def _holds(self, value: str) -> bool:
+        return re.search(self.regex, value) is None
 
 
 @dataclass(frozen=True)
