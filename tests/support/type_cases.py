@@ -8,7 +8,11 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import psycopg
 import pyarrow as pa
+import pytest
+
+from support.pg_types import TypesDatabase
 
 
 def _plain(values: pa.Array) -> list[object]:
@@ -180,3 +184,18 @@ SETUP = (
     "CREATE TYPE public.pair AS (n int4, t text)",
     "CREATE TYPE public.numeric AS (n float8)",
 )
+
+
+def require(types: TypesDatabase, case: Case) -> None:
+    """Skip the test where the server can't have the case's type; create its extension where it can."""
+    if case.since > types.truth.info.server_version // 10000:
+        pytest.skip(f"since PostgreSQL {case.since}")
+    if case.requires == "xml":
+        try:
+            types.execute("SELECT '<a/>'::xml")
+        except psycopg.errors.FeatureNotSupported:
+            pytest.skip("the server was built without libxml")
+    elif case.requires:
+        if not types.execute(f"SELECT FROM pg_catalog.pg_available_extensions WHERE name = '{case.requires}'"):
+            pytest.skip(f"the server has no extension {case.requires}")
+        types.execute(f"CREATE EXTENSION IF NOT EXISTS {case.requires} SCHEMA public")

@@ -5,13 +5,12 @@ Each plan travels as JSON in between, as it does to a worker in another pod.
 
 from collections.abc import Iterator
 
-import psycopg
 import pyarrow as pa
 import pytest
 
 from extraction_worker.demo.postgres import PostgresServer
 from support.pg_types import TypesDatabase, types_database
-from support.type_cases import CASES, SETUP, Case
+from support.type_cases import CASES, SETUP, Case, require
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +24,7 @@ def types(server: PostgresServer) -> Iterator[TypesDatabase]:
 @pytest.fixture
 def case(request: pytest.FixtureRequest, types: TypesDatabase) -> Case:
     value: Case = request.param
-    if value.since > types.truth.info.server_version // 10000:
-        pytest.skip(f"since PostgreSQL {value.since}")
-    if value.requires == "xml":
-        try:
-            types.execute("SELECT '<a/>'::xml")
-        except psycopg.errors.FeatureNotSupported:
-            pytest.skip("the server was built without libxml")
-    elif value.requires:
-        if not types.execute(f"SELECT FROM pg_catalog.pg_available_extensions WHERE name = '{value.requires}'"):
-            pytest.skip(f"the server has no extension {value.requires}")
-        types.execute(f"CREATE EXTENSION IF NOT EXISTS {value.requires} SCHEMA public")
+    require(types, value)
     return value
 
 
