@@ -79,11 +79,14 @@ def run_in_thread(local: LocalRun, progress: Progress) -> Manifest:
             outcome.append(error)
 
     thread = threading.Thread(target=work, name="run", daemon=True)
+    # A read that doesn't end, a sink that hangs: the process must go all the same.
+    grace = threading.Timer(_GRACE_SECONDS, os._exit, (Interrupted.exit_code,))
+    grace.daemon = True
 
     def stop(number: int, _frame: FrameType | None) -> None:
         local.stop(Interrupted(f"Stopped by {signal.Signals(number).name}; nothing was published."))
-        # A read that doesn't end, a sink that hangs: the process must go all the same.
-        threading.Timer(_GRACE_SECONDS, os._exit, (Interrupted.exit_code,)).start()
+        if not grace.is_alive():
+            grace.start()
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -91,6 +94,8 @@ def run_in_thread(local: LocalRun, progress: Progress) -> Manifest:
         follow(progress, thread)
         thread.join()
     finally:
+        # What ended in time ends with its own exit code, and at once.
+        grace.cancel()
         for number, handler in before.items():
             signal.signal(number, handler)
     [result] = outcome

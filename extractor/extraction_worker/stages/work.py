@@ -18,7 +18,7 @@ from extraction_worker.source.render import aggregate_sql, select_sql
 from extraction_worker.source.session import ReadSession
 from extraction_worker.source.types import target_schema
 from extraction_worker.source.width import WideRow, find_wide_row, guard_width
-from extraction_worker.stream.admission import Admission, MemoryPlan
+from extraction_worker.stream.admission import Admission, MemoryPlan, memory_for_row
 from extraction_worker.stream.convert import BatchConverter
 from extraction_worker.stream.parts import PartWriter
 from extraction_worker.verify.server import ServerProof
@@ -109,11 +109,10 @@ class ChunkWorker:
     def _refuse_beyond_memory(self, chunk: Chunk, row: WideRow) -> None:
         limit = self.memory.wide_row_bytes
         if row.bytes > limit:
-            factor = max(1, (self.memory.limit) // limit)
             raise RowTooLarge(
                 f"Chunk {chunk.index}: the row at {row.place} has {row.bytes:,} bytes; with "
                 f"{self.memory.limit:,} bytes of memory the widest that can be read has {limit:,}.",
-                hint=f"Give the process about {row.bytes * factor:,} bytes, or leave the wide column out.",
+                hint=f"Give the process {memory_for_row(row.bytes):,} bytes, or leave the wide column out.",
             )
 
     def _extract(self, chunk: Chunk, row_limit: int, batch_bytes: int, *, wide: bool) -> ChunkResult:
@@ -142,9 +141,10 @@ class ChunkWorker:
         doing = f"Reading chunk {chunk.index} of {plan.relation}"
         try:
             with self.pool.session() as session:
+                session.begin(plan)
+                # Not before begin(), which forgets an earlier cancel: a stop that came meanwhile is seen here.
                 self._enter(session)
                 try:
-                    session.begin(plan)
                     batches = read_batches(
                         session,
                         select_sql(guarded, chunk),
@@ -234,7 +234,7 @@ class ChunkWorker:
     def _enter(self, session: ReadSession) -> None:
         with self._lock:
             self._reading.add(session)
-        self._refuse_stopped()
+            self._refuse_stopped()
 
     def _leave(self, session: ReadSession) -> None:
         with self._lock:

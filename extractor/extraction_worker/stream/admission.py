@@ -49,6 +49,11 @@ def memory_plan(limit: int, threads: int) -> MemoryPlan:
     return MemoryPlan(limit, threads, batch, batch, max(batch, usable // WIDE_FACTOR))
 
 
+def memory_for_row(row_bytes: int) -> int:
+    """Return the least limit under which :func:`memory_plan` lets a row of so many bytes be read alone."""
+    return PROCESS_BYTES + row_bytes * WIDE_FACTOR
+
+
 def memory_limit(cgroup: Path = Path("/sys/fs/cgroup"), meminfo: Path = Path("/proc/meminfo")) -> int:
     """Return the memory this process may use: the cgroup's limit (v2 or v1), else half of what is available now."""
     for name in ("memory.max", "memory/memory.limit_in_bytes"):

@@ -6,14 +6,23 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from extraction_contract.load import load_files
+from extraction_contract.resolve import resolve
 from extraction_worker.cli import main
-from extraction_worker.errors import ExtractionError
+from extraction_worker.cli.run import run_in_thread
+from extraction_worker.errors import ExtractionError, Interrupted
 from extraction_worker.report.exit_codes import all_errors
+from extraction_worker.report.progress import Progress
+from extraction_worker.stages.local import LocalRun
+from extraction_worker.stages.settings import LocalOptions
+from extraction_worker.stages.work import ChunkWorker
 from support.jobs import everything, published, write_job
 
 PASSWORD = "canary-7c1f0"
@@ -231,6 +240,29 @@ def test_a_signal_stops_a_run_within_two_seconds_and_leaves_nothing(slow, tmp_pa
     assert "nothing was published" in error
     assert [file for file in everything(tmp_path) if "part-" in file] == []
     assert not published(tmp_path).exists()
+
+
+def test_a_run_that_ends_after_a_signal_ends_by_itself_and_at_once(files, monkeypatch):
+    original = ChunkWorker.extract
+
+    def extract(self, chunk):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert self.stopped.wait(20)
+        return original(self, chunk)
+
+    monkeypatch.setattr(ChunkWorker, "extract", extract)
+    manifests = load_files(files)
+    local = LocalRun(resolve(manifests.job(), manifests), LocalOptions(Path(files[0]).parent / "volumes"), Progress())
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        run_in_thread(local, Progress())
+    assert not any(isinstance(thread, threading.Timer) for thread in threading.enumerate() if wait_for_end(thread))
+
+
+def wait_for_end(thread) -> bool:
+    """Give a cancelled timer's thread the moment that it needs to end; whether it is alive then."""
+    if isinstance(thread, threading.Timer):
+        thread.join(1)
+    return thread.is_alive()
 
 
 def test_a_terminal_gets_a_bar(files, tmp_path):

@@ -18,11 +18,13 @@ from extraction_worker.errors import (
 )
 from extraction_worker.model import Consistency, Manifest
 from extraction_worker.report.progress import Progress
+from extraction_worker.source.session import ReadSession
 from extraction_worker.stages import local as local_module
 from extraction_worker.stages.work import ChunkWorker
 from support.databases import wait_until
 from support.jobs import everything, local_run, published
 
+ALLOW_SLEEP = {"policy": {"allowFunctions": ["pg_sleep"]}}
 SMALL_CHUNKS = {"targetBytes": "64Ki"}
 
 
@@ -352,6 +354,19 @@ def stopped_at(monkeypatch, run, at):
     with pytest.raises(Interrupted):
         run.run()
     monkeypatch.undo()
+
+
+def test_a_stop_while_a_session_begins_reads_nothing(table18, tmp_path, monkeypatch):
+    run = local_run(tmp_path, table18, spec={"query": "SELECT pg_sleep(600)::text AS s"}, source=ALLOW_SLEEP)
+    original = ReadSession.begin
+
+    def begin(self, plan):
+        run.stop()
+        original(self, plan)
+
+    monkeypatch.setattr(ReadSession, "begin", begin)
+    with pytest.raises(Interrupted):
+        run.run()  # and not after ten minutes
 
 
 def test_a_stopped_run_publishes_nothing_and_the_next_one_begins_anew_and_says_so(table, tmp_path, monkeypatch):

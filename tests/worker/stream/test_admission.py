@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extraction_worker.stream.admission import MIB, PROCESS_BYTES, Admission, memory_limit, memory_plan
+from extraction_worker.stream.admission import MIB, PROCESS_BYTES, Admission, memory_for_row, memory_limit, memory_plan
 
 
 @given(limit=st.integers(1, 1 << 44), threads=st.integers(1, 256))
@@ -24,6 +24,14 @@ def test_more_memory_never_means_smaller_batches_or_rows():
     plans = [memory_plan(mib * MIB, 4) for mib in (64, 128, 192, 256, 512, 1024, 8192)]
     assert [plan.wide_row_bytes for plan in plans] == sorted(plan.wide_row_bytes for plan in plans)
     assert [plan.threads for plan in plans] == sorted(plan.threads for plan in plans)
+
+
+@given(row=st.integers(2 * MIB, 1 << 33), threads=st.integers(1, 16))
+def test_the_memory_that_a_refused_row_is_told_to_need_is_enough_and_not_more(row, threads):
+    needed = memory_for_row(row)
+    assert memory_plan(needed, threads).wide_row_bytes >= row
+    if needed > PROCESS_BYTES + 16 * MIB:
+        assert memory_plan(needed - 8, threads).wide_row_bytes < row
 
 
 def test_a_256_mib_process_reads_rows_of_a_mebibyte_with_two_threads():
