@@ -247,7 +247,7 @@ class ReadSession:
                 )
 
     def cancel(self) -> None:
-        """Cancel what the session is reading, from any thread; what it would read next, too."""
+        """Cancel what the session runs, from any thread, and what it would run next, until :meth:`begin`."""
         with self._lock:
             self._cancelled = True
             statement = self._statement
@@ -292,9 +292,15 @@ class ReadSession:
     def _statement_of(self, text: str) -> Iterator[AdbcStatement]:
         statement = AdbcStatement(self._connection)
         try:
+            with self._lock:
+                if self._cancelled:
+                    raise SourceUnavailable("The session was cancelled.")
+                self._statement = statement
             statement.set_sql_query(text)
             yield statement
         except adbc_driver_manager.Error as error:
             raise translate(error, f"Talking to {self._settings.host}:{self._settings.port}") from None
         finally:
+            with self._lock:
+                self._statement = None
             statement.close()

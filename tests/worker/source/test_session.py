@@ -24,7 +24,7 @@ from extraction_worker.source import session as session_module
 from extraction_worker.source.contract import contract_settings
 from extraction_worker.source.session import ReadSession, begin, connect, planning_transaction, read_identity
 from extraction_worker.source.settings import Credentials, SourceSettings
-from support.databases import settings_of
+from support.databases import settings_of, wait_until
 from support.plans import make_plan
 
 
@@ -175,6 +175,23 @@ def test_cancel_from_another_thread_ends_a_read_with_an_error(session, holder):
     with pytest.raises(Exception, match=r"(?i)cancel"):
         list(batches)
     timer.join()
+
+
+def test_cancel_from_another_thread_ends_the_servers_proof_too(session, holder, database):
+    session.begin(plan_of(holder))
+    sleeps = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND wait_event = 'PgSleep'"
+
+    def cancel():
+        wait_until(lambda: database.execute(sleeps, session.backend_pid))
+        session.cancel()
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    with pytest.raises(SourceUnavailable, match=r"(?i)cancel"):
+        session.row("SELECT pg_sleep(600)::text")
+    thread.join()
+    with pytest.raises(SourceUnavailable, match="was cancelled"):
+        session.row("SELECT 1")
 
 
 def test_a_cancelled_session_begins_no_further_read(session, holder):
