@@ -15,7 +15,16 @@ from extraction_contract.pod import PodTemplate, ResourceRequirements, Toleratio
 from extraction_contract.scalars import Duration, Quantity
 from extraction_contract.secret import Secret
 from extraction_contract.sink import FileFormat, S3Sink, Sink, VolumeSink
-from extraction_contract.source import Connection, DataSource, DataSourceSpec, DataSourceStatus, Limits, Policy, Pool
+from extraction_contract.source import (
+    Connection,
+    DataSource,
+    DataSourceSpec,
+    DataSourceStatus,
+    Limits,
+    Policy,
+    Pool,
+    ServerStatus,
+)
 from extraction_contract.status import ExtractionJobStatus, PlanStatus, ProgressStatus, ResultStatus
 
 __all__ = [
@@ -23,6 +32,6 @@ __all__ = [
     "CASecretRef", "Condition", "Connection", "Contract", "DataSource", "DataSourceRef", "DataSourceSpec",
     "DataSourceStatus", "Duration", "ExtractionJob", "ExtractionJobSpec", "ExtractionJobStatus", "FileFormat",
     "Limits", "Metadata", "Partitioning", "PlanStatus", "PodTemplate", "Policy", "Pool", "ProgressStatus",
-    "Quantity", "ResourceRequirements", "ResultStatus", "Rule", "S3Sink", "Secret", "SecretRef", "Sink", "Snapshot",
-    "SourceProof", "Toleration", "VolumeSink",
+    "Quantity", "ResourceRequirements", "ResultStatus", "Rule", "S3Sink", "Secret", "SecretRef", "ServerStatus", "Sink",
+    "Snapshot", "SourceProof", "Toleration", "VolumeSink",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """DataSource: a database that jobs read, and how gently."""
 
 import re
+from datetime import datetime
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -143,13 +144,44 @@ class DataSourceSpec(Contract):
     """What jobs may do with this source."""
 
 
+class ServerStatus(Contract):
+    """What the last check that reached the server found."""
+
+    version: Annotated[str, Field(max_length=64)]
+    """The server's version, e.g. ``18.6``."""
+    latency_milliseconds: Annotated[int, Field(ge=0)]
+    """Of one round trip from a pod, the least of several, rounded up."""
+    tls: Annotated[str, Field(max_length=64)] = ""
+    """Protocol of the connection, e.g. ``TLSv1.3``; empty without TLS."""
+    pooler: bool = False
+    """Whether a connection pooler, in session mode, stands between."""
+    replica: bool = False
+    """Whether the server is in recovery: a replica."""
+    max_connections: Annotated[int, Field(ge=0)] = 0
+    """The server's own limit."""
+    role_connection_limit: Annotated[int, Field(ge=-1)] = -1
+    """The role's limit; -1 is none."""
+    can_write: bool = False
+    """Whether the role could write: it should not be able to."""
+
+
 class DataSourceStatus(Contract):
     """What the operator found about the source."""
 
     observed_generation: Annotated[int, Field(ge=-1)] = -1
     """The generation of the spec that this status is about; -1 before the first look."""
     conditions: Conditions = ()
-    """Ready, Reconciling and Stalled, as kstatus reads them."""
+    """Ready, Reconciling and Stalled, as kstatus reads them; ReadOnly warns of a role that could write."""
+    server: ServerStatus | None = None
+    """What the last check that reached the server found."""
+    checked_at: datetime | None = None
+    """When the last check ended."""
+    checks: Annotated[int, Field(ge=0)] = 0
+    """Number of the last check; names its Job."""
+    failed_checks: Annotated[int, Field(ge=0)] = 0
+    """Checks that failed in a row; the next one waits the longer."""
+    check_request: Annotated[str, Field(max_length=256)] = ""
+    """The value of the annotation ``extraction-operator.io/check`` that the last check answers."""
     active_jobs: Annotated[int, Field(ge=0)] = 0
     """Jobs that were admitted and haven't ended."""
     waiting_jobs: Annotated[int, Field(ge=0)] = 0

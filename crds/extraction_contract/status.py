@@ -89,8 +89,18 @@ class ExtractionJobStatus(Contract):
     retry of what Failed."""
     attempt: Count = 0
     """The attempt that is under way or was the last; a retry begins the next."""
+    retries: Count = 0
+    """The value of ``spec.retry`` that the current attempt answers."""
+    restarts: Count = 0
+    """Attempts that were begun without being asked for since then, after a failure that may pass or a lost
+    snapshot."""
+    workers: Count = 0
+    """Number of the worker Job within the attempt; it grows when a Job is replaced because its pods hang on a lost
+    node."""
+    consistency: Literal["Snapshot", "PerPartition"] | None = None
+    """What the current attempt gives; less than declared after ``snapshot.onLoss: Degrade``."""
     start_time: datetime | None = None
-    """When the job was admitted first."""
+    """When the job was admitted first, or admitted again by a retry."""
     completion_time: datetime | None = None
     """When it ended."""
     conditions: Conditions = ()
