@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # What the demo needs is little, so it is there sooner than what development needs.
 SMALL := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
-EXTRAS := extractor,demo,dev
+EXTRAS := operator,extractor,demo,dev
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
 .PHONY: help demo test check fix generate bench clean
