@@ -1,7 +1,7 @@
 """A job with all that it refers to: its source, and secrets that are read when they are needed."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -100,6 +100,31 @@ class S3Credentials:
 
 
 @dataclass(frozen=True)
+class ResolvedSource:
+    """A source and its secrets. Each method reads the secrets as they are now; they raise ManifestError."""
+
+    source: DataSource
+    secrets: SecretStore = field(repr=False)
+    origin: Origin = field(repr=False)
+
+    def credentials(self) -> Credentials:
+        """Return the role and its password."""
+        name, blamed = self.source.spec.credentials_secret_ref.name, "spec.credentialsSecretRef"
+        username = self._get(name, "username", blamed)
+        return Credentials(username.get_secret_value(), self._get(name, "password", blamed))
+
+    def ca(self) -> bytes | None:
+        """Return the certificate authorities of the source in PEM; None is the system's."""
+        reference = self.source.spec.connection.ca_secret_ref
+        if reference is None:
+            return None
+        return self._get(reference.name, reference.key, "spec.connection.caSecretRef").get_secret_value().encode()
+
+    def _get(self, name: str, key: str, path: str) -> SecretStr:
+        return _get(self.secrets, object_key(self.source).namespace, name, key, self.origin, path)
+
+
+@dataclass(frozen=True)
 class ResolvedJob:
     """A job, its source and its secrets. Each method reads the secrets as they are now; they raise ManifestError."""
 
@@ -109,19 +134,17 @@ class ResolvedJob:
     job_origin: Origin = field(repr=False)
     source_origin: Origin = field(repr=False)
 
+    def of_source(self) -> ResolvedSource:
+        """Return the source alone."""
+        return ResolvedSource(self.source, self.secrets, self.source_origin)
+
     def credentials(self) -> Credentials:
         """Return the role and its password."""
-        name, blamed = self.source.spec.credentials_secret_ref.name, (self.source_origin, "spec.credentialsSecretRef")
-        username = self._get(name, "username", *blamed)
-        return Credentials(username.get_secret_value(), self._get(name, "password", *blamed))
+        return self.of_source().credentials()
 
     def source_ca(self) -> bytes | None:
         """Return the certificate authorities of the source in PEM; None is the system's."""
-        reference = self.source.spec.connection.ca_secret_ref
-        if reference is None:
-            return None
-        value = self._get(reference.name, reference.key, self.source_origin, "spec.connection.caSecretRef")
-        return value.get_secret_value().encode()
+        return self.of_source().ca()
 
     def s3_credentials(self) -> S3Credentials | None:
         """Return the key of the store; None is what the environment gives, or that there is no store."""
@@ -145,11 +168,7 @@ class ResolvedJob:
         return value.get_secret_value().encode()
 
     def _get(self, name: str, key: str, origin: Origin, path: str) -> SecretStr:
-        """Return a value; a Secret is in the namespace of the job, as its source is."""
-        try:
-            return self.secrets.get(object_key(self.job).namespace, name, key)
-        except SecretError as error:
-            raise ManifestError([Problem(origin, path, str(error))]) from error
+        return _get(self.secrets, object_key(self.job).namespace, name, key, origin, path)
 
     def _find(self, name: str, key: str, origin: Origin, path: str) -> SecretStr | None:
         """Return a value, or None when it isn't there."""
@@ -159,6 +178,47 @@ class ResolvedJob:
             if isinstance(error.__cause__, SecretNotFound):
                 return None
             raise
+
+
+def _get(secrets: SecretStore, namespace: str, name: str, key: str, origin: Origin, path: str) -> SecretStr:
+    """Return a value; a Secret is in the namespace of what refers to it."""
+    try:
+        return secrets.get(namespace, name, key)
+    except SecretError as error:
+        raise ManifestError([Problem(origin, path, str(error))]) from error
+
+
+def _check(checks: Iterable[Callable[[], object]]) -> None:
+    """Read each secret once; raise one ManifestError with all problems."""
+    problems: list[Problem] = []
+    for check in checks:
+        try:
+            check()
+        except ManifestError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ManifestError(problems)
+
+
+def resolve_source(source: DataSource, manifests: Manifests, secrets_dir: Path | None = None) -> ResolvedSource:
+    """Find all that a source refers to.
+
+    Parameters
+    ----------
+    source
+        One of ``manifests.sources``.
+    manifests, secrets_dir
+        As for :func:`resolve`.
+
+    Raises
+    ------
+    ManifestError
+        A Secret or a key of one is missing; all of them are named.
+    """
+    origin = manifests.origins["DataSource", object_key(source)]
+    resolved = ResolvedSource(source, LocalSecrets(manifests.secrets, secrets_dir), origin)
+    _check([resolved.credentials, resolved.ca])
+    return resolved
 
 
 def resolve(job: ExtractionJob, manifests: Manifests, secrets_dir: Path | None = None) -> ResolvedJob:
@@ -187,15 +247,5 @@ def resolve(job: ExtractionJob, manifests: Manifests, secrets_dir: Path | None =
         raise ManifestError([Problem(origin, "spec.dataSourceRef.name", message)])
     source_origin = manifests.origins["DataSource", source_key]
     resolved = ResolvedJob(job, source, LocalSecrets(manifests.secrets, secrets_dir), origin, source_origin)
-    problems: list[Problem] = []
-    checks: list[Callable[[], object]] = [
-        resolved.credentials, resolved.source_ca, resolved.s3_credentials, resolved.sink_ca,
-    ]  # fmt: skip
-    for check in checks:
-        try:
-            check()
-        except ManifestError as error:
-            problems.extend(error.problems)
-    if problems:
-        raise ManifestError(problems)
+    _check([resolved.credentials, resolved.source_ca, resolved.s3_credentials, resolved.sink_ca])
     return resolved

@@ -23,6 +23,8 @@ class ExtractionError(Exception):
 
     reason: ClassVar[str] = "InternalError"
     exit_code: ClassVar[int] = 1
+    chunk: int | None = None
+    """The chunk that it happened to, where somebody knows it."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

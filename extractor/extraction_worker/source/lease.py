@@ -110,12 +110,34 @@ class SnapshotLease:
         self._thread.start()
         return identity
 
+    def finish(self) -> None:
+        """End the transaction, proving that the lease was held until now; call it once all is read.
+
+        A session that adopted the snapshot just before the holder was gone could have taken its lock only after a
+        TRUNCATE: that the holder still had its own afterwards is what rules this out.
+
+        Raises
+        ------
+        SnapshotLost, SourceInDanger
+            The lease had ended before; what was read under it may lack rows.
+        """
+        self._stop_watching()
+        connection = self._connection
+        if self.lost is None:
+            self.lost = SnapshotLost("The lease was released.") if connection is None else _commit(connection)
+        self._close()
+        if self.lost is not None:
+            raise self.lost
+
     def release(self) -> None:
         """End the transaction and the session. Idempotent; never raises."""
+        self._stop_watching()
+        self._close()
+
+    def _stop_watching(self) -> None:
         self._stop.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout=5)
-        self._close()
 
     @property
     def age(self) -> float:
@@ -203,3 +225,13 @@ class SnapshotLease:
         if connection is not None:
             with contextlib.suppress(psycopg.Error):
                 connection.close()
+
+
+def _commit(connection: psycopg.Connection[tuple[Any, ...]]) -> SnapshotLost | None:
+    """End the holder's transaction; return why it wasn't there any more."""
+    try:
+        ended = connection.execute("COMMIT").statusmessage
+    except psycopg.Error as error:
+        return SnapshotLost(translate(error, "Holding the snapshot").message)
+    # What a transaction that failed answers with is ROLLBACK.
+    return None if ended == "COMMIT" else SnapshotLost("The holder's transaction had failed.")

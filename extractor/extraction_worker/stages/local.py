@@ -8,13 +8,10 @@ resumed, and one under ``Snapshot``, whose snapshot ended with its process, begi
 import contextlib
 import threading
 import uuid
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-
-import psycopg
 
 from extraction_contract.resolve import ResolvedJob
 from extraction_worker.errors import (
@@ -24,22 +21,18 @@ from extraction_worker.errors import (
     InvalidManifest,
     SnapshotLost,
     SourceInDanger,
-    VerificationFailed,
 )
-from extraction_worker.model import ChunkResult, Consistency, Manifest, Plan, SnapshotIdentity
+from extraction_worker.model import ChunkResult, Consistency, Manifest, Plan
 from extraction_worker.report.progress import Phase, Progress
 from extraction_worker.sink.abc import Sink
 from extraction_worker.sink.open import open_sink
-from extraction_worker.source.failures import translate
-from extraction_worker.source.lease import LockTarget, SnapshotLease
-from extraction_worker.source.reader import ByteRate, Watchdog, ask_server
-from extraction_worker.source.session import connect, planning_transaction, read_identity
+from extraction_worker.stages.extraction import Extraction
 from extraction_worker.stages.owner import Owner
-from extraction_worker.stages.plan import Reading, lock_target, make_plan, read_job
+from extraction_worker.stages.plan import Reading, read_job
 from extraction_worker.stages.publish import publish
-from extraction_worker.stages.settings import LocalOptions, lease_limits, plan_memory, source_settings
-from extraction_worker.stages.work import ChunkWorker
-from extraction_worker.stream.workers import run_chunks
+from extraction_worker.stages.results import finished_results, put_result
+from extraction_worker.stages.settings import LocalOptions, plan_memory
+from extraction_worker.stages.source import JobSource
 
 if TYPE_CHECKING:
     from extraction_worker.source.pool import SourcePool
@@ -76,11 +69,11 @@ class LocalRun:
         self._stopped = threading.Event()
         self._stop_reason: ExtractionError | None = None
         self._lock = threading.Lock()
-        self._worker: ChunkWorker | None = None
+        self._extraction: Extraction | None = None
         self._pool: Future[SourcePool] | None = None
         self._namespace = self._job.metadata.namespace or "default"
-        self._settings = source_settings(resolved)
-        self._limits = lease_limits(resolved)
+        self._name = f"local-{uuid.uuid4().hex}"
+        self._source = JobSource(resolved)
         self._memory = plan_memory(resolved, options)
 
     @property
@@ -148,10 +141,12 @@ class LocalRun:
         """
         planned_at = datetime.now(UTC)
         reading = read_job(self._job, self._resolved.source, planned_at)
-        lease = self._lease(reading, lambda _: None)
+        lease = self._source.lease(reading, lambda _: None)
         try:
             identity = lease.acquire()
-            return self._make_plan(reading, planned_at, self._new_run_id(), identity)
+            return self._source.make_plan(
+                reading, identity, run_id=self._new_run_id(), planned_at=planned_at, threads=self._memory.threads
+            )
         finally:
             lease.release()
 
@@ -160,10 +155,8 @@ class LocalRun:
         with self._lock:
             if self._stop_reason is None:
                 self._stop_reason = reason or Interrupted("Stopped before anything was published.")
-            worker = self._worker
         self._stopped.set()
-        if worker is not None:
-            worker.stop()
+        self._stop_extraction()
 
     # Attempts --------------------------------------------------------------------------------------------------------
 
@@ -176,7 +169,10 @@ class LocalRun:
                 if self._resumes or attempt is not None:
                     if attempt is None:
                         self._progress.phase(Phase.PLANNING)
-                        attempt = self._resume(self._make_plan(reading, planned_at, run_id, None), sink)
+                        fresh = self._source.make_plan(
+                            reading, None, run_id=run_id, planned_at=planned_at, threads=self._memory.threads
+                        )
+                        attempt = self._resume(fresh, sink)
                     self._work(attempt, sink)
                 else:
                     attempt = self._hold_and_work(reading, planned_at, run_id, sink)
@@ -198,109 +194,63 @@ class LocalRun:
 
     def _hold_and_work(self, reading: Reading, planned_at: datetime, run_id: str, sink: Sink) -> _Attempt:
         attempt: _Attempt | None = None
-        lease = self._lease(reading, lambda _: self._stop_worker())
+        lease = self._source.lease(reading, lambda _: self._stop_extraction())
         try:
             self._progress.phase(Phase.PLANNING)
             identity = lease.acquire()
             self._opened_pool()
-            attempt = _Attempt(self._make_plan(reading, planned_at, run_id, identity))
+            plan = self._source.make_plan(
+                reading, identity, run_id=run_id, planned_at=planned_at, threads=self._memory.threads
+            )
+            attempt = _Attempt(plan)
             self._work(attempt, sink)
+            # As soon as every chunk has its result: publishing needs nothing of the source.
+            lease.finish()
         except ExtractionError as error:
             reason = lease.lost or (error if isinstance(error, SnapshotLost) else None)
             if reason is not None and not self._stopped.is_set():
                 raise _LeaseLost(reason, attempt) from None
             raise
         finally:
-            # As soon as every chunk has its result: publishing needs nothing of the source.
             lease.release()
         return attempt
 
     def _work(self, attempt: _Attempt, sink: Sink) -> None:
-        plan = attempt.plan
-        self._progress.planned(len(plan.chunks), plan.estimated_rows, plan.estimated_bytes)
-        self._progress.phase(Phase.RUNNING)
-        for result in attempt.results.values():
-            self._progress.read(result.rows, result.source_bytes)
-            self._progress.chunk_done()
-        pool = self._opened_pool().result()
-        watchdog = Watchdog(self._settings.stall_timeout, lambda pid: ask_server(self._settings, pid))
         limit = self._resolved.source.spec.limits.bytes_per_second
-        worker = ChunkWorker(
-            plan=plan,
-            sink=sink,
-            pool=pool,
-            memory=self._memory,
-            worker=f"local-{uuid.uuid4().hex}",
-            watchdog=watchdog,
-            rate=ByteRate(int(limit) if limit is not None else None),
+        extraction = Extraction(
+            attempt.plan,
+            sink,
+            self._opened_pool().result(),
+            self._source.settings,
+            self._memory,
+            worker=self._name,
+            bytes_per_second=int(limit) if limit is not None else None,
             progress=self._progress,
         )
         with self._lock:
-            self._worker = worker
-        self._check_stopped()
+            self._extraction = extraction
 
         def on_result(result: ChunkResult) -> None:
-            if plan.consistency is Consistency.PER_PARTITION:
-                sink.put_state(f"results/{result.chunk:05d}-{result.worker}.json", result.to_json())
+            if attempt.plan.consistency is Consistency.PER_PARTITION:
+                put_result(sink, result)
             attempt.results[result.chunk] = result
-            self._progress.chunk_done()
 
-        watchdog.start()
         try:
-            run_chunks(
-                [chunk for chunk in plan.chunks if chunk.index not in attempt.results],
-                worker.extract,
-                threads=self._memory.threads,
-                stopped=worker.stopped,
-                on_result=on_result,
-                on_retry=lambda chunk, error: self._progress.retry(f"Chunk {chunk.index} is read again: {error}"),
-                stop=worker.stop,
-            )
-            if not any(result.parts for result in attempt.results.values()):
-                attempt.results[plan.chunks[0].index] = worker.empty_part()
+            self._check_stopped()
+            extraction.run(attempt.plan.chunks, attempt.results, on_result)
         except ExtractionError:
             self._check_stopped()
             raise
         finally:
-            watchdog.stop()
             with self._lock:
-                self._worker = None
+                self._extraction = None
 
     def _publish(self, attempt: _Attempt, sink: Sink) -> Manifest:
         self._check_stopped()
         self._progress.phase(Phase.PUBLISHING)
         job = f"{self._namespace}/{self._job.metadata.name}"
-        return publish(attempt.plan, job, attempt.results.values(), sink, continues=attempt.continues)
-
-    # Planning --------------------------------------------------------------------------------------------------------
-
-    def _lease(self, reading: Reading, on_lost: Callable[[ExtractionError], None]) -> SnapshotLease:
-        def resolve(connection: psycopg.Connection[tuple[object, ...]]) -> LockTarget:
-            return lock_target(connection, reading)
-
-        return SnapshotLease(self._settings, resolve, self._limits, on_lost)
-
-    def _make_plan(
-        self, reading: Reading, planned_at: datetime, run_id: str, identity: SnapshotIdentity | None
-    ) -> Plan:
-        """Plan under the lease's snapshot; without one, under a snapshot that ends with the planning."""
-        try:
-            with (
-                contextlib.closing(connect(self._settings)) as connection,
-                planning_transaction(connection, self._settings, identity.snapshot_id if identity else None),
-            ):
-                return make_plan(
-                    connection,
-                    self._job,
-                    self._resolved.source,
-                    reading,
-                    identity or read_identity(connection, ""),
-                    run_id=run_id,
-                    planned_at=planned_at,
-                    threads=self._memory.threads,
-                )
-        except psycopg.Error as error:
-            raise translate(error, "Planning") from None
+        results = attempt.results.values()
+        return publish(attempt.plan, job, results, sink, writer=self._name, continues=attempt.continues)
 
     # Resuming --------------------------------------------------------------------------------------------------------
 
@@ -318,7 +268,7 @@ class LocalRun:
                 old = Plan.from_json(stored)
             # Chunks may be cut otherwise now (the table grew); the old ones are open at the end, so they still hold.
             if old is not None and fresh.model_copy(update={"chunks": old.chunks}).plan_digest() == old.plan_digest():
-                attempt = _Attempt(old, self._finished(old, sink))
+                attempt = _Attempt(old, finished_results(sink, old, old.chunks, self._progress.say))
                 self._progress.say(
                     f"Resuming an interrupted run: {len(attempt.results)} of {len(old.chunks)} chunks are done."
                 )
@@ -327,28 +277,6 @@ class LocalRun:
                 sink.discard()
         sink.put_state("plan.json", attempt.plan.to_json())
         return attempt
-
-    def _finished(self, plan: Plan, sink: Sink) -> dict[int, ChunkResult]:
-        """Return the good results in staging; a bad one is named, and its chunk read again."""
-        digest = plan.plan_digest()
-        results: dict[int, ChunkResult] = {}
-        for name in sorted(sink.list_state("results/")):
-            data = sink.get_state(name)
-            try:
-                result = ChunkResult.from_json(data or b"")
-            except ValueError:
-                self._progress.say(f"{name} in staging isn't a result: its chunk is read again.")
-                continue
-            if result.plan_digest != digest or result.chunk in results:
-                continue
-            try:
-                for part in result.parts:
-                    sink.check_part(part)
-            except VerificationFailed as error:
-                self._progress.say(f"Chunk {result.chunk} is read again: {error}")
-                continue
-            results[result.chunk] = result
-        return results
 
     def _previous(self, index: Sink) -> Owner | None:
         owner = Owner.read(index)
@@ -383,22 +311,7 @@ class LocalRun:
 
     def _open_pool(self, opened: "Future[SourcePool]") -> None:
         try:
-            # Here and not above: SQLAlchemy takes long to import, and meanwhile the server plans.
-            from extraction_worker.source.pool import PoolSettings, SourcePool
-
-            bounds = self._resolved.source.spec.pool
-            settings = PoolSettings(
-                size=self._memory.threads,
-                min_idle=min(bounds.min_idle, self._memory.threads),
-                acquire_timeout=bounds.acquire_timeout.total_seconds(),
-                idle_timeout=bounds.idle_timeout.total_seconds(),
-                max_lifetime=bounds.max_lifetime.total_seconds(),
-            )
-            pool = SourcePool(self._settings, settings)
-            # What fails now fails again, and is retried, when the first chunk asks for a session.
-            with contextlib.suppress(ExtractionError):
-                pool.open_idle()
-            opened.set_result(pool)
+            opened.set_result(self._source.open_pool(self._memory.threads))
         except BaseException as error:  # noqa: BLE001 - raised where the pool is asked for
             opened.set_exception(error)
 
@@ -411,11 +324,11 @@ class LocalRun:
         seconds = self._job.spec.active_deadline_seconds
         self.stop(DeadlineExceeded(f"activeDeadlineSeconds ({seconds} s) passed before the job was done."))
 
-    def _stop_worker(self) -> None:
+    def _stop_extraction(self) -> None:
         with self._lock:
-            worker = self._worker
-        if worker is not None:
-            worker.stop()
+            extraction = self._extraction
+        if extraction is not None:
+            extraction.stop()
 
     def _check_stopped(self) -> None:
         if self._stopped.is_set():

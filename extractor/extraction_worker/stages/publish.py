@@ -19,6 +19,7 @@ from extraction_worker.model import (
 )
 from extraction_worker.sink.abc import Sink
 from extraction_worker.source.types import target_schema
+from extraction_worker.stages.work import empty_result
 
 _CHECKERS = 2
 
@@ -123,14 +124,19 @@ def publish(
     results: Iterable[ChunkResult],
     sink: Sink,
     *,
+    writer: str,
     continues: frozenset[str] = frozenset(),
 ) -> Manifest:
     """Verify everything, then publish it; return the manifest that readers now find.
+
+    Where no chunk has a part, one that has a schema and no row is written first.
 
     Parameters
     ----------
     job
         ``NAMESPACE/NAME``.
+    writer
+        Who we are: the pod's uid, or the local process.
     continues
         Digests of plans whose results are taken as well, where a job degraded.
 
@@ -142,6 +148,8 @@ def publish(
         From the sink; nothing of this run is visible then.
     """
     complete = complete_results(plan, continues | {plan.plan_digest()}, results)
+    if not any(result.parts for result in complete):
+        complete = (empty_result(plan, sink, writer), *complete[1:])
     if plan.verification is not Verification.NONE:
         check_parts(sink, (part for result in complete for part in result.parts))
     return sink.publish(make_manifest(plan, job, complete, published_at=datetime.now(UTC)))

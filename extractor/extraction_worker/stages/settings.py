@@ -1,15 +1,18 @@
 """From a job and the command line to the settings of its parts: how to reach the source, when to give way, memory."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from extraction_contract.resolve import ResolvedJob
+from extraction_contract.load import object_key
+from extraction_contract.models import DataSource, ExtractionJob
+from extraction_contract.resolve import ResolvedJob, ResolvedSource
 from extraction_worker.source.lease import LeaseLimits
 from extraction_worker.source.settings import Credentials, SourceSettings
 from extraction_worker.stream.admission import MemoryPlan, memory_limit, memory_plan
 
 _DEFAULT_MEMORY = 1 << 30
+_SMALLEST_BATCH = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -21,8 +24,14 @@ class LocalOptions:
     memory: int | None = None
 
 
-def source_settings(resolved: ResolvedJob) -> SourceSettings:
-    """Return how to reach the job's source; credentials are read anew for each connection."""
+def source_settings(resolved: ResolvedSource, application_name: str) -> SourceSettings:
+    """Return how to reach a source; credentials are read anew for each connection.
+
+    Parameters
+    ----------
+    application_name
+        What the server shows of our sessions: :func:`application_name`.
+    """
     connection, limits = resolved.source.spec.connection, resolved.source.spec.limits
 
     def credentials() -> Credentials:
@@ -35,11 +44,16 @@ def source_settings(resolved: ResolvedJob) -> SourceSettings:
         database=connection.database,
         credentials=credentials,
         ssl_mode=connection.ssl_mode,
-        ca_certificate=resolved.source_ca(),
-        application_name=f"extraction/{resolved.job.metadata.namespace or 'default'}/{resolved.job.metadata.name}",
+        ca_certificate=resolved.ca(),
+        application_name=application_name,
         statement_timeout=limits.statement_timeout.total_seconds(),
         lock_timeout=limits.lock_timeout.total_seconds(),
     )
+
+
+def application_name(owner: DataSource | ExtractionJob, pod: str = "") -> str:
+    """Return ``extraction/NAMESPACE/NAME``, and ``/POD`` in a cluster, as far as the server shows it: 63 bytes."""
+    return f"extraction/{object_key(owner)}{'/' if pod else ''}{pod}"[:63]
 
 
 def lease_limits(resolved: ResolvedJob) -> LeaseLimits:
@@ -62,3 +76,16 @@ def plan_memory(resolved: ResolvedJob, options: LocalOptions) -> MemoryPlan:
     )
     limit = options.memory or min(memory_limit(), _DEFAULT_MEMORY * max(1, wanted))
     return memory_plan(limit, max(1, min(wanted, spec.limits.max_connections - 1)))
+
+
+def shrunk(memory: MemoryPlan, times: int) -> MemoryPlan:
+    """Return the settings halved ``times`` times: batches and threads, so that all that grows with them is less.
+
+    The widest row at all stays what it was: such a row is read alone, so neither bounds it.
+    """
+    batch = max(_SMALLEST_BATCH, memory.batch_bytes >> times)
+    return (
+        replace(memory, threads=max(1, memory.threads >> times), batch_bytes=batch, ordinary_row_bytes=batch)
+        if times
+        else memory
+    )

@@ -193,28 +193,6 @@ class ChunkWorker:
             seconds=time.monotonic() - started,
         )
 
-    def empty_part(self) -> ChunkResult:
-        """Return a result of chunk 0 with one part that has a schema and no row, for a result that is empty."""
-        chunk = self.plan.chunks[0]
-        writer = PartWriter(
-            self.sink, self.plan, self._digest, chunk, f"{self.worker}/empty", self._schema, wide=False, decoded=False
-        )
-        try:
-            parts = writer.write_empty()
-        except BaseException:
-            writer.abort()
-            raise
-        return ChunkResult(
-            plan_digest=self._digest,
-            worker=self.worker,
-            chunk=chunk.index,
-            rows=0,
-            source_bytes=0,
-            parts=parts,
-            verified=self.plan.verification,
-            seconds=0.0,
-        )
-
     def _is_sampled(self, chunk: Chunk) -> bool:
         """Whether the server proves this chunk: a choice seeded by the plan, the same in every pod."""
         draw = xxhash.xxh3_64_intdigest(f"{self._digest}/{chunk.index}".encode()) / 2**64
@@ -239,3 +217,25 @@ class ChunkWorker:
     def _leave(self, session: ReadSession) -> None:
         with self._lock:
             self._reading.discard(session)
+
+
+def empty_result(plan: Plan, sink: Sink, worker: str) -> ChunkResult:
+    """Return a result of the first chunk with one part that has a schema and no row, for a result that is empty."""
+    chunk, digest = plan.chunks[0], plan.plan_digest()
+    schema = target_schema(plan.columns)
+    writer = PartWriter(sink, plan, digest, chunk, f"{worker}/empty", schema, wide=False, decoded=False)
+    try:
+        parts = writer.write_empty()
+    except BaseException:
+        writer.abort()
+        raise
+    return ChunkResult(
+        plan_digest=digest,
+        worker=worker,
+        chunk=chunk.index,
+        rows=0,
+        source_bytes=0,
+        parts=parts,
+        verified=plan.verification,
+        seconds=0.0,
+    )

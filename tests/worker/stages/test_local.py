@@ -19,7 +19,7 @@ from extraction_worker.errors import (
 from extraction_worker.model import Consistency, Manifest
 from extraction_worker.report.progress import Progress
 from extraction_worker.source.session import ReadSession
-from extraction_worker.stages import local as local_module
+from extraction_worker.stages import extraction as extraction_module
 from extraction_worker.stages.work import ChunkWorker
 from support.databases import wait_until
 from support.jobs import everything, local_run, published
@@ -273,7 +273,7 @@ def test_reading_sessions_that_die_are_retried(table, tmp_path, monkeypatch):
         return result
 
     monkeypatch.setattr(ChunkWorker, "_extract", extract)
-    monkeypatch.setattr(local_module, "run_chunks", quick(local_module.run_chunks))
+    monkeypatch.setattr(extraction_module, "run_chunks", quick(extraction_module.run_chunks))
     local_run(tmp_path, table, progress=progress, spec={"partitioning": SMALL_CHUNKS}).run()
     assert rows_in(tmp_path) == rows_of(table)
     assert progress.now().retries == 5

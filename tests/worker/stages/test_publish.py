@@ -82,4 +82,4 @@ class OneBadPart:
 
 def test_nothing_is_published_when_a_part_differs():
     with pytest.raises(VerificationFailed, match="Chunk 1: part-00001"):
-        publish(PLAN, "default/orders", [result(0), result(1), result(2)], OneBadPart())
+        publish(PLAN, "default/orders", [result(0), result(1), result(2)], OneBadPart(), writer="w")

@@ -1,0 +1,41 @@
+"""Bundles: what one index of the worker Job works. Pure."""
+
+from collections.abc import Sequence
+
+from extraction_worker.model import Chunk, Plan
+
+SMALL_BYTES = 256 << 20
+"""A plan of up to so many bytes is one bundle: it is read before more pods would have started."""
+BUNDLE_BYTES = 2 << 30
+"""About so many bytes make a bundle: a minute's work of a pod, which is what a lost pod costs."""
+MAX_BUNDLES = 10_000
+"""So that the Job's status stays small."""
+
+
+def bundle_count(plan: Plan, parallelism: int) -> int:
+    """Return into how many bundles a plan is divided, by its estimates.
+
+    Parameters
+    ----------
+    parallelism
+        Pods at the same time; there are as many bundles at least, where there are as many chunks.
+    """
+    chunks = len(plan.chunks)
+    if chunks <= 1 or plan.estimated_bytes <= SMALL_BYTES:
+        return 1
+    by_size = -(-plan.estimated_bytes // BUNDLE_BYTES)
+    return min(max(by_size, parallelism), chunks, MAX_BUNDLES)
+
+
+def bundle_chunks(plan: Plan, bundle: int, bundles: int) -> Sequence[Chunk]:
+    """Return the chunks of one bundle, consecutive ones: those whose position *i* has ``i * bundles // chunks`` equal.
+
+    Parameters
+    ----------
+    bundle
+        From 0.
+    """
+    total = len(plan.chunks)
+    # The least i with i * bundles >= bundle * total, and the same for the next bundle.
+    first, end = -(-bundle * total // bundles), -(-(bundle + 1) * total // bundles)
+    return plan.chunks[first:end]

@@ -1,0 +1,122 @@
+"""Several chunks of a plan, by the threads of one process: all of them in local mode, a bundle in a pod."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from extraction_worker.errors import ExtractionError
+from extraction_worker.model import Chunk, ChunkResult, Plan
+from extraction_worker.report.progress import Phase, Progress
+from extraction_worker.sink.abc import Sink
+from extraction_worker.source.reader import ByteRate, Watchdog, ask_server
+from extraction_worker.source.settings import SourceSettings
+from extraction_worker.stages.work import ChunkWorker
+from extraction_worker.stream.admission import MemoryPlan
+from extraction_worker.stream.workers import run_chunks
+
+if TYPE_CHECKING:
+    from extraction_worker.source.pool import SourcePool
+
+
+class Extraction:
+    """One extraction: :meth:`run` once, in one thread; :meth:`stop` from any, before it, too.
+
+    Parameters
+    ----------
+    settings
+        Of the source, to ask the server what a silent session does.
+    memory
+        How many threads read, and how large their batches are.
+    worker
+        Who we are: the pod's uid, or the local process.
+    bytes_per_second
+        Of this process; None is as fast as the source can send.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        sink: Sink,
+        pool: "SourcePool",
+        settings: SourceSettings,
+        memory: MemoryPlan,
+        *,
+        worker: str,
+        bytes_per_second: int | None,
+        progress: Progress,
+    ) -> None:
+        self._progress = progress
+        self._threads = memory.threads
+        self._watchdog = Watchdog(settings.stall_timeout, lambda pid: ask_server(settings, pid))
+        self._worker = ChunkWorker(
+            plan=plan,
+            sink=sink,
+            pool=pool,
+            memory=memory,
+            worker=worker,
+            watchdog=self._watchdog,
+            rate=ByteRate(bytes_per_second),
+            progress=progress,
+        )
+
+    def run(
+        self,
+        chunks: Sequence[Chunk],
+        finished: Mapping[int, ChunkResult],
+        on_result: Callable[[ChunkResult], None],
+    ) -> None:
+        """Extract the chunks that aren't finished; return when each has its result.
+
+        Parameters
+        ----------
+        finished
+            Results that are there already, by the chunk's index.
+        on_result
+            Called from the threads that read.
+
+        Raises
+        ------
+        Interrupted
+            :meth:`stop` was called.
+        ExtractionError
+            The first error that wasn't retried, or that outlived its retries; it names its chunk.
+        """
+        progress = self._progress
+        progress.planned(
+            len(chunks),
+            sum(chunk.estimated_rows for chunk in chunks),
+            sum(chunk.estimated_bytes for chunk in chunks),
+        )
+        progress.phase(Phase.RUNNING)
+        for result in finished.values():
+            progress.read(result.rows, result.source_bytes)
+            progress.chunk_done()
+
+        def take(result: ChunkResult) -> None:
+            on_result(result)
+            progress.chunk_done()
+
+        todo = [chunk for chunk in chunks if chunk.index not in finished]
+        self._watchdog.start()
+        try:
+            run_chunks(
+                todo,
+                self._extract,
+                threads=self._threads,
+                stopped=self._worker.stopped,
+                on_result=take,
+                on_retry=lambda chunk, error: progress.retry(f"Chunk {chunk.index} is read again: {error}"),
+                stop=self._worker.stop,
+            )
+        finally:
+            self._watchdog.stop()
+
+    def stop(self) -> None:
+        """Stop every read now, and each one that would begin."""
+        self._worker.stop()
+
+    def _extract(self, chunk: Chunk) -> ChunkResult:
+        try:
+            return self._worker.extract(chunk)
+        except ExtractionError as error:
+            error.chunk = chunk.index
+            raise

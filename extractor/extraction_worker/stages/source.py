@@ -1,0 +1,102 @@
+"""What stages do with a job's source: hold its snapshot, plan under it, open the sessions that read."""
+
+import contextlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from extraction_contract.resolve import ResolvedJob
+from extraction_worker.errors import ExtractionError
+from extraction_worker.model import Plan, SnapshotIdentity
+from extraction_worker.source.failures import translate
+from extraction_worker.source.lease import LockTarget, SnapshotLease
+from extraction_worker.source.session import connect, planning_transaction, read_identity
+from extraction_worker.stages.plan import Reading, lock_target, make_plan
+from extraction_worker.stages.settings import application_name, lease_limits, source_settings
+
+if TYPE_CHECKING:
+    from extraction_worker.source.pool import SourcePool
+
+
+class JobSource:
+    """The source of one job, as one process reaches it.
+
+    Parameters
+    ----------
+    pod
+        Name of the pod, for what the server shows of our sessions; empty in local mode.
+    """
+
+    def __init__(self, resolved: ResolvedJob, pod: str = "") -> None:
+        self._job = resolved.job
+        self._source = resolved.source
+        self._limits = lease_limits(resolved)
+        self.settings = source_settings(resolved.of_source(), application_name(resolved.job, pod))
+
+    def lease(self, reading: Reading, on_lost: Callable[[ExtractionError], None]) -> SnapshotLease:
+        """Return the lease of a snapshot of what the job reads; nothing is acquired yet."""
+
+        def resolve(connection: psycopg.Connection[tuple[object, ...]]) -> LockTarget:
+            return lock_target(connection, reading)
+
+        return SnapshotLease(self.settings, resolve, self._limits, on_lost)
+
+    def make_plan(
+        self,
+        reading: Reading,
+        identity: SnapshotIdentity | None,
+        *,
+        run_id: str,
+        planned_at: datetime,
+        threads: int,
+    ) -> Plan:
+        """Plan under the lease's snapshot; without one, under a snapshot that ends with the planning.
+
+        Parameters
+        ----------
+        threads
+            How many will read at the same time, over all pods.
+
+        Raises
+        ------
+        ExtractionError
+            What makes the job impossible.
+        """
+        try:
+            with (
+                contextlib.closing(connect(self.settings)) as connection,
+                planning_transaction(connection, self.settings, identity.snapshot_id if identity else None),
+            ):
+                return make_plan(
+                    connection,
+                    self._job,
+                    self._source,
+                    reading,
+                    identity or read_identity(connection, ""),
+                    run_id=run_id,
+                    planned_at=planned_at,
+                    threads=threads,
+                )
+        except psycopg.Error as error:
+            raise translate(error, "Planning") from None
+
+    def open_pool(self, threads: int) -> "SourcePool":
+        """Return a pool of as many sessions as there are threads, some of them open already. Takes a moment."""
+        # Here and not above: SQLAlchemy takes long to import, and not every stage reads.
+        from extraction_worker.source.pool import PoolSettings, SourcePool
+
+        bounds = self._source.spec.pool
+        settings = PoolSettings(
+            size=threads,
+            min_idle=min(bounds.min_idle, threads),
+            acquire_timeout=bounds.acquire_timeout.total_seconds(),
+            idle_timeout=bounds.idle_timeout.total_seconds(),
+            max_lifetime=bounds.max_lifetime.total_seconds(),
+        )
+        pool = SourcePool(self.settings, settings)
+        # What fails now fails again, and is retried, when the first chunk asks for a session.
+        with contextlib.suppress(ExtractionError):
+            pool.open_idle()
+        return pool
