@@ -4,13 +4,13 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import adbc_driver_postgresql.dbapi
 import psycopg
 import pyarrow as pa
 from psycopg import sql
 
 from extraction_worker.demo.postgres import PostgresServer
 from extraction_worker.model import Column, ColumnPlan, PgType
+from extraction_worker.source.copy.stream import read_copy
 from extraction_worker.source.types import OnUnrepresentable, plan_columns, select_list
 from extraction_worker.stream.convert import BatchConverter
 
@@ -18,7 +18,7 @@ SESSION = {
     "TimeZone": "UTC", "DateStyle": "ISO", "IntervalStyle": "iso_8601", "bytea_output": "hex",
     "extra_float_digits": "3", "search_path": "",
 }  # fmt: skip
-BATCH_BYTES = "adbc.postgresql.batch_size_hint_bytes"
+BATCH_BYTES = 2 << 20
 
 
 class TypesDatabase:
@@ -26,11 +26,8 @@ class TypesDatabase:
 
     def __init__(self, conninfo: str) -> None:
         self.truth = psycopg.connect(conninfo, autocommit=True)
-        self.adbc = adbc_driver_postgresql.dbapi.connect(conninfo, autocommit=True)
-        with self.adbc.cursor() as cursor:
-            for name, value in SESSION.items():
-                self.truth.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), value))
-                cursor.execute(f"SET {name} = '{value}'")
+        for name, value in SESSION.items():
+            self.truth.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), value))
 
     def execute(self, statement: str) -> list[tuple[object, ...]]:
         """Run one statement; return its rows, if it has any."""
@@ -75,13 +72,9 @@ class TypesDatabase:
             }
         )  # fmt: skip
 
-    def batches(self, select: str, *, batch_bytes: int | None = None) -> Iterator[pa.RecordBatch]:
-        """Read a SELECT by COPY through ADBC."""
-        with self.adbc.cursor() as cursor:
-            if batch_bytes is not None:
-                cursor.adbc_statement.set_options(**{BATCH_BYTES: str(batch_bytes)})
-            cursor.execute(select)
-            yield from cursor.fetch_record_batch()
+    def batches(self, select: str, *, batch_bytes: int = BATCH_BYTES) -> Iterator[pa.RecordBatch]:
+        """Read a SELECT by COPY."""
+        return read_copy(self.truth, select, batch_bytes=batch_bytes, tick=lambda: None)
 
     def extract(
         self, relation: str, columns: Sequence[ColumnPlan], on_unrepresentable: OnUnrepresentable = "Fail", **how: int
@@ -102,8 +95,7 @@ class TypesDatabase:
         return self.extract(table, read_back, on_unrepresentable, **how)
 
     def close(self) -> None:
-        """Close both connections."""
-        self.adbc.close()
+        """Close the connection."""
         self.truth.close()
 
 

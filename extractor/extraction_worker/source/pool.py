@@ -1,26 +1,33 @@
-"""The pool of reading sessions of one process: ADBC connections of one handle, under SQLAlchemy's QueuePool.
+"""The pool of reading sessions of one process: psycopg_pool's, with errors of connecting told at once, in our words.
 
-Making the handle downloads the server's types, a session of it takes milliseconds. The handle is made anew when
-the credentials' username changes; a rotated password is read by the next connection.
+psycopg_pool connects in threads of its own, and tells those who wait that time is over, not why. So what connecting
+raised is kept here, and whoever waits looks for it.
 """
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Self, TypeVar
 
-import adbc_driver_postgresql
-from adbc_driver_manager import AdbcDatabase
-from sqlalchemy import event
-from sqlalchemy.exc import DisconnectionError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection, QueuePool
+import psycopg
+from psycopg_pool import ConnectionPool, PoolTimeout
 
-from extraction_worker.errors import SourceBusy
+from extraction_worker.errors import ExtractionError, SourceBusy
 from extraction_worker.source.failures import translate
-from extraction_worker.source.session import ReadSession
+from extraction_worker.source.session import ReadSession, connect
 from extraction_worker.source.settings import SourceSettings
+
+# It logs what we raise. Without any handler Python would print that.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
+
+_LOOK = 0.05
+"""Seconds after which a wait for a session looks whether connecting failed."""
+_CLOSE_TIMEOUT = 1.0
+_CONNECTING = 3
+"""How many connect at a time, each in a thread of its own."""
 
 
 @dataclass
@@ -48,29 +55,47 @@ class PoolSettings:
     max_lifetime: float = 600.0
 
 
-class SourcePool:
-    """Hands out reading sessions; at most ``size`` exist at a time.
+class _PooledConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A pooled connection and its session."""
 
-    Neither time-out ends a session that is checked out: both are looked at when one is handed out.
+    session: ReadSession
+
+    @classmethod
+    def connect(cls, conninfo: str = "", *, owner: "SourcePool | None" = None, **options: Any) -> Self:  # type: ignore[override]
+        """Connect: for psycopg_pool, that names the owner, as the owner does; else as psycopg does."""
+        return super().connect(conninfo, **options) if owner is None else owner.open_connection(cls)
+
+
+_Connection = TypeVar("_Connection", bound=_PooledConnection)
+
+
+class SourcePool:
+    """Hands out reading sessions; at most ``size`` exist at a time, and ``min_idle`` of them stay.
+
+    Neither time-out ends a session that is checked out. Usable from several threads.
     """
 
     def __init__(self, settings: SourceSettings, pool: PoolSettings) -> None:
         self._settings = settings
         self._bounds = pool
-        self._handle: tuple[str, AdbcDatabase] | None = None
-        self._handle_lock = threading.Lock()
+        self._changed = threading.Condition()
+        self._failure: tuple[float, ExtractionError] | None = None
+        """When connecting failed last, and why."""
         self.statistics = PoolStatistics()
-        self._pool = QueuePool(
-            self._create,  # type: ignore[arg-type]
-            pool_size=pool.size,
-            max_overflow=0,
-            timeout=pool.acquire_timeout,
-            recycle=int(pool.max_lifetime),
-            use_lifo=True,
-            reset_on_return=None,
+        self._pool = ConnectionPool(
+            connection_class=_PooledConnection,
+            kwargs={"owner": self},
+            min_size=min(pool.min_idle, pool.size),
+            max_size=pool.size,
+            # It looks that often, too.
+            max_idle=max(pool.idle_timeout, 1.0),
+            max_lifetime=pool.max_lifetime,
+            check=self._check,
+            # Whoever waits is told, and retries or not. (The pool tries once more by itself.)
+            reconnect_timeout=0,
+            num_workers=min(pool.size, _CONNECTING),
+            open=False,
         )
-        event.listen(self._pool, "checkout", self._validate)
-        event.listen(self._pool, "checkin", self._returned)
 
     def open_idle(self) -> None:
         """Open ``min_idle`` sessions, so that the first chunks find them ready.
@@ -80,9 +105,18 @@ class SourcePool:
         Transient, Terminal
             As :meth:`session`.
         """
-        with contextlib.ExitStack() as stack:
-            for _ in range(min(self._bounds.min_idle, self._bounds.size)):
-                stack.enter_context(self.session())
+        started = time.monotonic()
+        self._pool.open()
+        with self._changed:
+            ended = self._changed.wait_for(
+                lambda: self.statistics.created >= self._pool.min_size or self._failed_since(started),
+                self._bounds.acquire_timeout,
+            )
+        self._refuse_failed(started)
+        if not ended:
+            raise self._busy()
+        # They are connected; now until they are handed out.
+        self._pool.wait()
 
     @contextlib.contextmanager
     def session(self) -> Iterator[ReadSession]:
@@ -95,58 +129,71 @@ class SourcePool:
         Transient, Terminal
             The connection failed, in our words.
         """
+        self._pool.open()
+        connection = self._check_out()
+        self._count(checkouts=1)
         try:
-            entry = self._pool.connect()
-        except PoolTimeoutError:
-            raise SourceBusy(
-                f"None of the {self._bounds.size} pooled sessions became free within "
-                f"{self._bounds.acquire_timeout:g} s."
-            ) from None
-        except Exception as error:  # noqa: BLE001 - drivers raise many kinds; translate() knows them
-            raise translate(error, f"Connecting to {self._settings.host}:{self._settings.port}") from None
-        self.statistics.checkouts += 1
-        try:
-            yield entry.dbapi_connection  # type: ignore[misc]
+            yield connection.session
         except BaseException:
-            self.statistics.evicted += 1
-            entry.invalidate()
+            connection.session.close()
+            self._count(evicted=1)
             raise
         finally:
-            entry.close()
+            self._pool.putconn(connection)
 
     def dispose(self) -> None:
-        """Close every idle session and the handle."""
-        self._pool.dispose()
-        with self._handle_lock:
-            if self._handle is not None:
-                # Sessions still checked out keep the handle alive until they are closed.
-                with contextlib.suppress(RuntimeError):
-                    self._handle[1].close()
-                self._handle = None
+        """Close every idle session, and the others when they come back. Idempotent."""
+        self._pool.close(_CLOSE_TIMEOUT)
 
-    def _create(self) -> ReadSession:
-        session = ReadSession(self._database(), self._settings)
-        self.statistics.created += 1
-        return session
-
-    def _database(self) -> AdbcDatabase:
-        with self._handle_lock:
-            conninfo = self._settings.conninfo()
-            if self._handle is None or self._handle[0] != conninfo:
-                self._handle = (conninfo, adbc_driver_postgresql.connect(conninfo))
-            return self._handle[1]
-
-    def _validate(self, session: ReadSession, record: ConnectionPoolEntry, _proxy: PoolProxiedConnection) -> None:
-        returned = record.info.get("returned")
-        if returned is None:
-            return
+    def open_connection(self, kind: type[_Connection]) -> _Connection:
+        """Connect, for psycopg_pool; what fails is told to whoever waits."""
         try:
-            if time.monotonic() - returned > self._bounds.idle_timeout:
-                raise TimeoutError
-            session.ping()
+            connection = connect(self._settings, kind=kind)
+            connection.session = ReadSession(connection, self._settings)
         except Exception as error:
-            self.statistics.evicted += 1
-            raise DisconnectionError from error
+            failure = translate(error, f"Connecting to {self._settings.host}:{self._settings.port}")
+            with self._changed:
+                self._failure = (time.monotonic(), failure)
+                self._changed.notify_all()
+            raise
+        self._count(created=1)
+        return connection
 
-    def _returned(self, _session: ReadSession | None, record: ConnectionPoolEntry) -> None:
-        record.info["returned"] = time.monotonic()
+    def _check_out(self) -> _PooledConnection:
+        started = time.monotonic()
+        deadline = started + self._bounds.acquire_timeout
+        while (left := deadline - time.monotonic()) > 0:
+            with contextlib.suppress(PoolTimeout):
+                return self._pool.getconn(min(left, _LOOK))
+            self._refuse_failed(started)
+        raise self._busy()
+
+    def _busy(self) -> SourceBusy:
+        return SourceBusy(
+            f"None of the {self._bounds.size} pooled sessions became free within {self._bounds.acquire_timeout:g} s."
+        )
+
+    def _check(self, connection: _PooledConnection) -> None:
+        """Raise unless the session answers."""
+        try:
+            connection.session.ping()
+        except ExtractionError:
+            connection.session.close()
+            self._count(evicted=1)
+            raise
+
+    def _count(self, *, created: int = 0, checkouts: int = 0, evicted: int = 0) -> None:
+        with self._changed:
+            self.statistics.created += created
+            self.statistics.checkouts += checkouts
+            self.statistics.evicted += evicted
+            self._changed.notify_all()
+
+    def _failed_since(self, moment: float) -> bool:
+        return self._failure is not None and self._failure[0] >= moment
+
+    def _refuse_failed(self, since: float) -> None:
+        """Raise what connecting raised since a moment."""
+        with self._changed:
+            if self._failure is not None and self._failed_since(since):
+                raise self._failure[1]

@@ -1,21 +1,18 @@
-"""Sessions on the source: a psycopg connection for planning and holding, an ADBC connection for reading.
+"""Sessions on the source: psycopg connections, for planning and holding, and for reading by COPY.
 
 Both begin each transaction under the session contract. A reading session adopts the plan's snapshot, takes the
 plan's locks and compares the whole identity before it reads a row.
 """
 
 import contextlib
+import os
+import socket
 import threading
+import time
 from collections.abc import Generator, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
-import adbc_driver_manager
 import psycopg
-from adbc_driver_manager import AdbcConnection, AdbcDatabase, AdbcStatement
-
-# Not the raw reader: this one knows the SQLSTATE of an error in the middle of a stream.
-from adbc_driver_manager._reader import AdbcRecordBatchReader
-from adbc_driver_postgresql import StatementOptions
 
 from extraction_worker.errors import SchemaDrift, SourceUnavailable, UnsupportedSource
 from extraction_worker.model import Consistency, Plan, SnapshotIdentity
@@ -28,10 +25,30 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 OLDEST_SERVER = 120000
+_CANCEL_TIMEOUT = 5.0
+"""Seconds in which a cancel must reach the server, and then end what it cancels; else the connection is given up."""
 
 
-def connect(settings: SourceSettings) -> psycopg.Connection[tuple[Any, ...]]:
+_Connection = TypeVar("_Connection", bound="psycopg.Connection[tuple[Any, ...]]")
+
+
+@overload
+def connect(settings: SourceSettings) -> psycopg.Connection[tuple[Any, ...]]: ...
+
+
+@overload
+def connect(settings: SourceSettings, *, kind: type[_Connection]) -> _Connection: ...
+
+
+def connect(
+    settings: SourceSettings, *, kind: type[psycopg.Connection[tuple[Any, ...]]] = psycopg.Connection
+) -> psycopg.Connection[tuple[Any, ...]]:
     """Open a psycopg connection in autocommit mode, and refuse servers that can't be read safely.
+
+    Parameters
+    ----------
+    kind
+        The class of the connection.
 
     Raises
     ------
@@ -41,7 +58,7 @@ def connect(settings: SourceSettings) -> psycopg.Connection[tuple[Any, ...]]:
         An old server, or a pooler that gives each transaction another connection.
     """
     try:
-        connection = psycopg.connect(settings.conninfo(), autocommit=True, prepare_threshold=None)
+        connection = kind.connect(settings.conninfo(), autocommit=True, prepare_threshold=None)
     except psycopg.Error as error:
         where = f"Connecting to {settings.host}:{settings.port}/{settings.database}"
         raise translate(error, where) from None
@@ -144,22 +161,22 @@ def storage_sql(oids: Iterable[int]) -> str:
 
 
 class ReadSession:
-    """One ADBC connection. Not for several threads at once, but :meth:`cancel` may come from another.
+    """One connection that reads. Not for several threads at once, but :meth:`cancel` may come from another.
 
     Parameters
     ----------
-    database
-        The process's handle: it has downloaded the server's types once.
+    connection
+        In autocommit mode, from :func:`connect`; the session is its only user, and closes it.
     """
 
-    def __init__(self, database: AdbcDatabase, settings: SourceSettings) -> None:
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], settings: SourceSettings) -> None:
         self._settings = settings
-        self._connection = AdbcConnection(database)
+        self._connection = connection
         self._lock = threading.Lock()
-        self._statement: AdbcStatement | None = None
-        self._cancelled = False
-        self.backend_pid = int(str(self._row("SELECT pg_catalog.pg_backend_pid()")[0]))
-        self.server_version = int(str(self._row("SELECT pg_catalog.current_setting('server_version_num')")[0]))
+        self._cancelled_at: float | None = None
+        # Not that of the protocol's key: behind a pooler this is another one.
+        self.backend_pid = _backend(connection)
+        self.server_version = connection.info.server_version
 
     def begin(self, plan: Plan) -> None:
         """Begin a transaction under the contract, on the plan's snapshot, with its locks, and compare identities.
@@ -169,7 +186,8 @@ class ReadSession:
         SnapshotLost, SourceNotPinned
             This session doesn't see the plan's snapshot.
         """
-        self._cancelled = False
+        with self._lock:
+            self._cancelled_at = None
         shared = plan.consistency is Consistency.SNAPSHOT
         snapshot_id = plan.identity.snapshot_id if shared else None
         for statement in opening_sql(
@@ -193,38 +211,26 @@ class ReadSession:
     def read(self, query: str, *, batch_bytes: int) -> Generator["pa.RecordBatch"]:
         """Yield the rows of ``query`` as record batches of about ``batch_bytes`` Arrow bytes, one row at least.
 
-        The statement is cancelled when the iterator is closed early: closing alone would drain the rest.
+        The statement is cancelled when the iterator is closed early, and the session can go on.
 
         Raises
         ------
-        Transient, Terminal
-            The driver's error in our words; terminate, cancel and a lost connection are errors, never an end.
+        UnsupportedSource
+            A column has a type that isn't decoded, or what came can't be.
+        SourceUnavailable
+            The session was cancelled, or the connection failed.
+        psycopg.Error
+            What the server said. Terminate, cancel and a lost connection are errors, never an end.
         """
-        statement = AdbcStatement(self._connection)
-        reader: AdbcRecordBatchReader | None = None
-        done = False
-        try:
-            with self._lock:
-                if self._cancelled:
-                    return
-                self._statement = statement
-            statement.set_options(**{StatementOptions.BATCH_SIZE_HINT_BYTES.value: str(batch_bytes)})
-            statement.set_sql_query(query)
-            handle, _ = statement.execute_query()
-            reader = AdbcRecordBatchReader._import_from_c(handle.address)
-            yield from reader
-            done = True
-        finally:
-            with self._lock:
-                self._statement = None
-            if not done:
-                with contextlib.suppress(Exception):
-                    statement.cancel()
-            if reader is not None:
-                with contextlib.suppress(Exception):
-                    reader.close()
-            with contextlib.suppress(Exception):
-                statement.close()
+        from extraction_worker.source.copy.stream import read_copy
+
+        self._refuse_cancelled()
+        batches = read_copy(self._connection, query, batch_bytes=batch_bytes, tick=self._give_up_cancelled)
+        with contextlib.closing(batches):
+            for batch in batches:
+                # A cancel that came when nothing ran yet was lost on the server.
+                self._refuse_cancelled()
+                yield batch
 
     def row(self, query: str) -> tuple[object, ...]:
         """Return the only row of ``query``, within the transaction."""
@@ -247,13 +253,16 @@ class ReadSession:
                 )
 
     def cancel(self) -> None:
-        """Cancel what the session runs, from any thread, and what it would run next, until :meth:`begin`."""
+        """Cancel what the session runs, from any thread, and what it would run next, until :meth:`begin`.
+
+        A server that can't be reached for that loses the connection, so that whoever waits for it is woken.
+        """
         with self._lock:
-            self._cancelled = True
-            statement = self._statement
-        if statement is not None:
-            with contextlib.suppress(Exception):
-                statement.cancel()
+            self._cancelled_at = time.monotonic()
+        try:
+            self._connection.cancel_safe(timeout=_CANCEL_TIMEOUT)
+        except psycopg.Error:
+            self._hang_up()
 
     def ping(self) -> None:
         """Raise unless the session answers."""
@@ -270,37 +279,34 @@ class ReadSession:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _execute(self, statement_sql: str) -> None:
-        with self._statement_of(statement_sql) as statement:
-            statement.execute_update()
+    def _execute(self, statement: str) -> psycopg.Cursor[tuple[Any, ...]]:
+        self._refuse_cancelled()
+        try:
+            return self._connection.execute(cast("Any", statement))
+        except psycopg.Error as error:
+            raise translate(error, f"Talking to {self._settings.host}:{self._settings.port}") from None
 
     def _row(self, query: str) -> tuple[object, ...]:
-        with self._statement_of(query) as statement:
-            handle, _ = statement.execute_query()
-            with contextlib.closing(AdbcRecordBatchReader._import_from_c(handle.address)) as reader:
-                # By position: the calls of set_config all bear one name.
-                rows = [
-                    tuple(column[index].as_py() for column in batch.columns)
-                    for batch in reader
-                    for index in range(batch.num_rows)
-                ]
+        rows = self._execute(query).fetchall()
         if len(rows) != 1:
             raise SourceUnavailable(f"The server answered with {len(rows)} rows where it should with one.")
         return rows[0]
 
-    @contextlib.contextmanager
-    def _statement_of(self, text: str) -> Iterator[AdbcStatement]:
-        statement = AdbcStatement(self._connection)
-        try:
-            with self._lock:
-                if self._cancelled:
-                    raise SourceUnavailable("The session was cancelled.")
-                self._statement = statement
-            statement.set_sql_query(text)
-            yield statement
-        except adbc_driver_manager.Error as error:
-            raise translate(error, f"Talking to {self._settings.host}:{self._settings.port}") from None
-        finally:
-            with self._lock:
-                self._statement = None
-            statement.close()
+    def _refuse_cancelled(self) -> None:
+        with self._lock:
+            if self._cancelled_at is not None:
+                raise SourceUnavailable("The session was cancelled.")
+
+    def _give_up_cancelled(self) -> None:
+        """Raise where the server had its time to end what was cancelled."""
+        with self._lock:
+            if self._cancelled_at is not None and time.monotonic() > self._cancelled_at + _CANCEL_TIMEOUT:
+                raise SourceUnavailable(f"The server didn't end a cancelled read within {_CANCEL_TIMEOUT:g} s.")
+
+    def _hang_up(self) -> None:
+        """End the conversation, not the descriptor: threads that wait for it wake up, and libpq closes it."""
+        with (
+            contextlib.suppress(psycopg.Error, OSError),
+            socket.socket(fileno=os.dup(self._connection.fileno())) as end,
+        ):
+            end.shutdown(socket.SHUT_RDWR)

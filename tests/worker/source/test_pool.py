@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from extraction_worker.errors import AuthenticationFailed, SourceBusy
+from extraction_worker.errors import AuthenticationFailed, NotFound, SourceBusy
 from extraction_worker.source.pool import PoolSettings, SourcePool
 from extraction_worker.source.settings import Credentials
-from support.databases import settings_of
+from support.databases import settings_of, wait_until
 
 
 @pytest.fixture
@@ -86,8 +86,15 @@ def test_a_session_that_broke_while_idle_is_replaced_at_checkout(pool_of, databa
     assert pool.statistics.evicted == 1
 
 
-def test_a_session_idle_for_too_long_is_replaced_at_checkout(pool_of):
-    pool = pool_of(idle_timeout=0)
+def test_sessions_idle_for_too_long_are_closed_but_the_least_that_stay(pool_of, database18):
+    pool = pool_of(size=3, min_idle=1, idle_timeout=0)
+    with pool.session(), pool.session(), pool.session():
+        assert backends(database18) == 3
+    wait_until(lambda: backends(database18) == 1)
+
+
+def test_a_session_past_its_lifetime_is_replaced_when_it_comes_back(pool_of, database18):
+    pool = pool_of(size=1, max_lifetime=0)
     with pool.session() as session:
         first = session.backend_pid
     with pool.session() as session:
@@ -114,7 +121,47 @@ def test_a_rotated_user_is_used_by_the_next_session(pool_of, database18):
             assert other.row("SELECT current_user::text") == (roles[1],)
 
 
-def test_errors_of_connecting_are_ours(pool_of, database18):
-    pool = pool_of(settings_of(database18, "nobody", "x"))
+def test_errors_of_connecting_are_ours_and_come_at_once(pool_of, database18):
+    pool = pool_of(settings_of(database18, "nobody", "x"), min_idle=1, acquire_timeout=100)
+    with pytest.raises(AuthenticationFailed, match="credentialsSecretRef"):
+        pool.open_idle()
+    with pytest.raises(AuthenticationFailed, match="credentialsSecretRef"), pool.session():
+        pass
+    assert pool.statistics.created == 0
+
+
+def test_credentials_that_cannot_be_read_are_told(pool_of, database18):
+    def credentials():
+        raise NotFound("Secret gone.")
+
+    pool = pool_of(settings_of(database18, credentials=credentials), acquire_timeout=100)
+    with pytest.raises(NotFound, match="Secret gone"), pool.session():
+        pass
+
+
+def test_a_server_without_a_connection_for_us_is_busy_and_tried_again_later(pool_of, database18):
+    role = database18.role("few", password="p")
+    database18.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+    pool = pool_of(settings_of(database18, role, "p"), acquire_timeout=100)
+    with pool.session(), pytest.raises(SourceBusy, match="too many connections"), pool.session():
+        pass
+    database18.execute(f"ALTER ROLE {role} CONNECTION LIMIT 2")
+    with pool.session(), pool.session():
+        pass
+    assert pool.statistics.created == 2
+
+
+def test_nothing_of_psycopgs_own_logging_is_printed(pool_of, database18, capfd):
+    pool = pool_of(settings_of(database18, "nobody", "secret-password"))
     with pytest.raises(AuthenticationFailed), pool.session():
         pass
+    assert capfd.readouterr() == ("", "")
+
+
+def test_after_its_end_a_pool_closes_what_comes_back(pool_of, database18):
+    pool = pool_of()
+    with pool.session() as session:
+        pool.dispose()
+        assert session.row("SELECT 1") == (1,)
+    assert backends(database18) == 0
+    pool.dispose()

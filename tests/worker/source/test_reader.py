@@ -3,19 +3,18 @@
 import threading
 from collections.abc import Iterator
 
-import adbc_driver_postgresql
 import pytest
 
 from extraction_worker.errors import NotFound, SourceStalled, SourceUnavailable
 from extraction_worker.source.reader import BackendState, ByteRate, Watchdog, ask_server, read_batches
-from extraction_worker.source.session import ReadSession
+from extraction_worker.source.session import ReadSession, connect
 from support.databases import settings_of, wait_until
 
 
 @pytest.fixture
 def session(database18) -> Iterator[ReadSession]:
     settings = settings_of(database18)
-    with adbc_driver_postgresql.connect(settings.conninfo()) as handle, ReadSession(handle, settings) as value:
+    with ReadSession(connect(settings), settings) as value:
         yield value
 
 
@@ -70,7 +69,7 @@ def test_a_read_that_nobody_works_for_is_cancelled_and_said_to_be_stalled(sessio
     watchdog = Watchdog(0.2, lambda _: BackendState.STUCK)
     watchdog.start()
     with pytest.raises(SourceStalled, match=r"Reading chunk 7: nothing came for 0\.2 s"):
-        list(read(session, "SELECT pg_sleep(600)", watchdog=watchdog))
+        list(read(session, "SELECT pg_sleep(600)::text", watchdog=watchdog))
     watchdog.stop()
 
 

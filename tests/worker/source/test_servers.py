@@ -7,7 +7,6 @@ import subprocess
 import threading
 from contextlib import closing
 
-import adbc_driver_postgresql
 import psycopg
 import pytest
 from cryptography import x509
@@ -98,8 +97,7 @@ def test_a_standby_is_not_taken_for_its_primary(tmp_path):
                     swapped = plan.identity.model_copy(update={"snapshot_id": theirs})
                     settings = settings_for(standby)
                     with (
-                        adbc_driver_postgresql.connect(settings.conninfo()) as handle,
-                        ReadSession(handle, settings) as session,
+                        ReadSession(connect(settings), settings) as session,
                         pytest.raises(SourceNotPinned, match="one server"),
                     ):
                         session.begin(plan.model_copy(update={"identity": swapped}))
@@ -169,7 +167,7 @@ def test_verify_full_accepts_the_named_server_and_encrypts(tls_server):
     with closing(connect(settings)) as connection:
         [encrypted] = connection.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone()
         assert encrypted
-    with adbc_driver_postgresql.connect(settings.conninfo()) as handle, ReadSession(handle, settings) as session:
+    with ReadSession(connect(settings), settings) as session:
         assert session.row("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()") == (True,)
 
 
