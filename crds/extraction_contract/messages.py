@@ -18,6 +18,9 @@ from extraction_contract.status import Count, Digest, PlanStatus
 MAX_BYTES = 2000
 """Of a message, encoded."""
 
+TERMINAL_EXIT_CODES = range(10, 40)
+"""Exit codes of errors that repeating the same work can't help; docs/exit-codes.md names each."""
+
 _VERSION = 1
 
 

@@ -99,6 +99,8 @@ class ExtractionJobStatus(Contract):
     node."""
     consistency: Literal["Snapshot", "PerPartition"] | None = None
     """What the current attempt gives; less than declared after ``snapshot.onLoss: Degrade``."""
+    next_attempt_time: datetime | None = None
+    """When the attempt begins at the earliest: a failure that may pass is given time."""
     start_time: datetime | None = None
     """When the job was admitted first, or admitted again by a retry."""
     completion_time: datetime | None = None

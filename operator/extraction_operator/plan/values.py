@@ -10,10 +10,12 @@ from enum import StrEnum
 from typing import Any
 
 from extraction_contract.models import DataSource, ExtractionJob
+from extraction_contract.source import DataSourceStatus
 from extraction_contract.status import ExtractionJobStatus
 
-FINALIZER = "extraction-operator.io/staging"
-"""On an ExtractionJob from before its first pod until nothing of it can be left in staging."""
+FINALIZER = "extraction-operator.io/cleanup"
+"""On an ExtractionJob from before its first pod until nothing of it can be left in staging; on a DataSource from
+before its first check until no job needs it for that."""
 
 
 class Role(StrEnum):
@@ -61,9 +63,17 @@ class ChildJob:
     """The worker Job's number within the attempt; 0 for the others."""
     created: datetime
     deleting: bool = False
+    """Whether it only waits for its pods to be gone."""
+    generation: int = 0
+    """Of a check: the source's generation that it looks at."""
+    request: str = ""
+    """Of a check: the value of the source's annotation that it answers."""
     parallelism: int = 1
     completions: int = 1
     suspended: bool = False
+    """``spec.suspend``."""
+    suspended_since: datetime | None = None
+    """When its condition ``Suspended`` became true."""
     active: int = 0
     terminating: int = 0
     succeeded: int = 0
@@ -75,6 +85,8 @@ class ChildJob:
     ending_reason: str = ""
     """E.g. ``PodFailurePolicy``, ``BackoffLimitExceeded``, ``DeadlineExceeded``."""
     ending_message: str = ""
+    ended_at: datetime | None = None
+    """When the condition of its ending became true."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +165,8 @@ class ObservedJob:
     pods: tuple[Pod, ...] = ()
     warnings: Mapping[str, str] = field(default_factory=dict)
     namespace_terminating: bool = False
+    claim_modes: tuple[str, ...] = ()
+    """Access modes of the sink's claim; empty without a claim, or where it couldn't be read."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +197,7 @@ class CreateJob:
 
 @dataclass(frozen=True)
 class DeleteJob:
-    """Delete a child and its pods in the background; ``uid`` is a precondition."""
+    """Delete a child after its pods (propagation Foreground); ``uid`` is a precondition."""
 
     name: str
     uid: str
@@ -243,3 +257,14 @@ class JobDecision:
     """Write the status at once instead of with the next batch: a transition that people wait for."""
     again_at: datetime | None = None
     """Decide again then, although nothing may have happened."""
+
+
+@dataclass(frozen=True)
+class SourceDecision:
+    """What to do about a DataSource now; see :class:`JobDecision`."""
+
+    status: DataSourceStatus
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+    urgent: bool = False
+    again_at: datetime | None = None

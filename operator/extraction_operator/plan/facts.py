@@ -1,0 +1,158 @@
+"""What of an observed ExtractionJob belongs to its current attempt."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TypeVar
+
+from extraction_contract.messages import CleanMessage, Message, NotAMessage, PlanMessage, PublishMessage, decode
+from extraction_operator.plan.settings import Settings
+from extraction_operator.plan.values import ChildJob, Ending, ObservedJob, Pod, Role
+
+_M = TypeVar("_M", bound=Message)
+
+FINAL = frozenset({"Succeeded", "Failed", "Cancelled"})
+BEGUN = frozenset({"Planning", "Running", "Suspended", "Publishing"})
+"""Phases in which the lead of the attempt has been created."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """An observed job, sorted. Everything is as the store believes, and of the current attempt unless it says so."""
+
+    seen: ObservedJob
+    settings: Settings
+
+    @cached_property
+    def attempt(self) -> int:
+        """The current attempt; the first one needs no stored status."""
+        return max(1, self.seen.job.status.attempt)
+
+    @property
+    def phase(self) -> str:
+        """The stored phase."""
+        return self.seen.job.status.phase or "Pending"
+
+    @cached_property
+    def view_is_stale(self) -> bool:
+        """Whether there are children of an attempt that the job, as it is seen, doesn't know of yet."""
+        return any(job.attempt > self.attempt for job in self.seen.jobs)
+
+    @cached_property
+    def strays(self) -> tuple[ChildJob, ...]:
+        """Children of earlier attempts, and worker Jobs that were replaced."""
+        return tuple(
+            job
+            for job in self.seen.jobs
+            if not job.deleting
+            and (job.attempt < self.attempt or (job.role is Role.WORK and job.number < self.seen.job.status.workers))
+        )
+
+    @cached_property
+    def lead(self) -> ChildJob | None:
+        """The lead Job."""
+        return self._job(Role.LEAD)
+
+    @cached_property
+    def clean(self) -> ChildJob | None:
+        """The clean-up Job."""
+        return self._job(Role.CLEAN)
+
+    @cached_property
+    def workers(self) -> ChildJob | None:
+        """The worker Job of the stored number."""
+        found = [job for job in self._jobs(Role.WORK) if job.number == max(1, self.seen.job.status.workers)]
+        return found[0] if found else None
+
+    @cached_property
+    def older_workers(self) -> bool:
+        """Whether a worker Job that was replaced is still there, and not even being deleted."""
+        return any(job.role is Role.WORK for job in self.strays if job.attempt == self.attempt)
+
+    @cached_property
+    def lead_pod(self) -> Pod | None:
+        """The pod of the lead Job; the newest, should there be two."""
+        lead = self.lead
+        mine = [pod for pod in self.pods(Role.LEAD) if lead is None or pod.job_uid == lead.uid]
+        return max(mine, key=lambda pod: (pod.created, pod.uid), default=None)
+
+    @cached_property
+    def planned(self) -> PlanMessage | None:
+        """What *plan* said."""
+        pod = self.lead_pod
+        return _said(pod, "plan", PlanMessage) if pod is not None else None
+
+    @cached_property
+    def published(self) -> PublishMessage | None:
+        """What *publish* said, or *clean* found out about it."""
+        for pod in self.pods(Role.LEAD):
+            if (message := _said(pod, "publish", PublishMessage)) is not None:
+                return message
+        for pod in self.pods(Role.CLEAN):
+            if (message := _said(pod, "clean", PublishMessage)) is not None:
+                return message
+        return None
+
+    @cached_property
+    def cleaned(self) -> bool:
+        """Whether *clean* said that nothing is left."""
+        return any(_said(pod, "clean", CleanMessage) is not None for pod in self.pods(Role.CLEAN))
+
+    @cached_property
+    def still_running(self) -> bool:
+        """Whether pods of a stopped attempt may still be at work; a pod on a node that went silent isn't waited for."""
+        patience = timedelta(seconds=self.settings.grace + self.settings.lost_after)
+        asked = self.seen.job.metadata.deletion_timestamp
+        for job in (*self._jobs(Role.LEAD), *self._jobs(Role.WORK)):
+            # Until the controller has seen a suspension it may make another pod; a deleted Job goes after its pods.
+            certain = job.ending is not None or job.suspended_since is not None
+            if job.active or job.terminating or job.deleting or not certain:
+                since = job.suspended_since or job.ended_at or asked
+                if since is None or self.seen.now < since + patience:
+                    return True
+        return any(not self.has_ended(pod) for pod in (*self.pods(Role.LEAD), *self.pods(Role.WORK)))
+
+    def has_ended(self, pod: Pod) -> bool:
+        """Whether a pod has ended, or is lost."""
+        return pod.phase in {"Succeeded", "Failed"} or self.is_lost(pod)
+
+    def is_lost(self, pod: Pod) -> bool:
+        """Whether a pod should have been gone for so long that its node must be silent."""
+        since = pod.deleting_since
+        return since is not None and self.seen.now > since + timedelta(seconds=self.settings.lost_after)
+
+    def pods(self, role: Role) -> tuple[Pod, ...]:
+        """Return the pods of a role."""
+        return tuple(pod for pod in self.seen.pods if pod.role is role and pod.attempt == self.attempt)
+
+    def running_jobs(self) -> tuple[ChildJob, ...]:
+        """Return the lead and worker Jobs that would go on by themselves."""
+        jobs = (*self._jobs(Role.LEAD), *self._jobs(Role.WORK))
+        return tuple(job for job in jobs if job.ending is None and not job.deleting)
+
+    def since(self, moment: datetime | None, seconds: float) -> bool:
+        """Whether as many seconds have passed since then; a moment that isn't known has passed."""
+        return moment is None or self.seen.now >= moment + timedelta(seconds=seconds)
+
+    def _jobs(self, role: Role) -> tuple[ChildJob, ...]:
+        return tuple(job for job in self.seen.jobs if job.role is role and job.attempt == self.attempt)
+
+    def _job(self, role: Role) -> ChildJob | None:
+        found = self._jobs(role)
+        return found[0] if found else None
+
+
+def ended_well(job: ChildJob | None) -> bool:
+    """Whether a Job is complete."""
+    return job is not None and job.ending is Ending.COMPLETE
+
+
+def _said(pod: Pod, container: str, kind: type[_M]) -> _M | None:
+    found = pod.container(container)
+    if found is None or not found.message or found.exit_code != 0:
+        return None
+    try:
+        message = decode(found.message)
+    except NotAMessage:
+        return None
+    return message if isinstance(message, kind) else None

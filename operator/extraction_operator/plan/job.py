@@ -1,0 +1,315 @@
+"""What to do about an ExtractionJob: ``decide_job(observed, settings) → JobDecision``. The phases, in order.
+
+Level-triggered and idempotent: from the same observation comes the same decision, and nothing is concluded from a
+view that is known to be stale. How an attempt ends is in :mod:`extraction_operator.plan.ending`.
+"""
+
+from datetime import timedelta
+
+from extraction_contract.models import DataSource
+from extraction_contract.status import ProgressStatus
+from extraction_operator.plan import children, conditions, indexes
+from extraction_operator.plan.children import Declared
+from extraction_operator.plan.conditions import in_progress
+from extraction_operator.plan.draft import Draft, unchanged
+from extraction_operator.plan.ending import Ending, find_ending
+from extraction_operator.plan.facts import FINAL, Facts, ended_well
+from extraction_operator.plan.settings import Settings
+from extraction_operator.plan.values import (
+    FINALIZER,
+    AddFinalizer,
+    CreateJob,
+    DeleteJob,
+    Event,
+    JobDecision,
+    LookForWarnings,
+    ObservedJob,
+    RemoveFinalizer,
+    Role,
+    ScaleJob,
+)
+from extraction_operator.plan.waiting import explain
+
+_LONGEST_INDEXES = 512
+_CANT_START = "PodCannotStart"
+
+
+def decide_job(seen: ObservedJob, settings: Settings) -> JobDecision:
+    """Return what to do now.
+
+    Parameters
+    ----------
+    seen
+        The job as the store believes it is, with its children.
+
+    Notes
+    -----
+    A worker Job is only created once the plan is stored in the status, the lead of attempt N > 1 only once N is: so a
+    restarted operator finds its way, and two of them make the same children.
+    """
+    facts = Facts(seen, settings)
+    metadata = seen.job.metadata
+    protected = FINALIZER in metadata.finalizers
+    if metadata.deletion_timestamp is not None and not protected:
+        return unchanged(seen)
+    if seen.namespace_terminating:
+        return _let_go(seen, "The namespace is being deleted") if protected else unchanged(seen)
+    if facts.view_is_stale:
+        return unchanged(seen, again_in=settings.busy_poll)
+    return _Deciding(facts).decide()
+
+
+def _let_go(seen: ObservedJob, why: str) -> JobDecision:
+    """Return the decision to leave staging as it is."""
+    message = f"{why}: staging of {seen.job.sink_path} isn't cleaned."
+    return JobDecision(
+        status=seen.job.status, actions=(RemoveFinalizer(),), events=(Event("StagingLeft", message, warning=True),)
+    )
+
+
+class _Deciding:
+    """One decision about one job."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.seen = facts.seen
+        self.settings = facts.settings
+        self.spec = facts.seen.job.spec
+        self.status = facts.seen.job.status
+        self.draft = Draft(facts.seen)
+
+    @property
+    def deleting(self) -> bool:
+        return self.seen.job.metadata.deletion_timestamp is not None
+
+    @property
+    def consistency(self) -> str:
+        return self.status.consistency or self.spec.consistency
+
+    def declared(self, source: DataSource) -> Declared:
+        return Declared(
+            job=self.seen.job,
+            source=source,
+            settings=self.settings,
+            attempt=self.facts.attempt,
+            consistency=self.consistency,
+            pool=self.seen.grant.pool,
+        )
+
+    def decide(self) -> JobDecision:
+        self.draft.act(*(DeleteJob(job.name, job.uid) for job in self.facts.strays))
+        if self.facts.phase in FINAL:
+            self.final()
+        elif (ending := find_ending(self.facts)) is not None:
+            Ending(self.facts, self.draft, ending, self.declared).go()
+        elif self.facts.lead is None:
+            self.pending()
+        else:
+            self.running()
+        return self.draft.decision()
+
+    # Final phases ----------------------------------------------------------------------------------------------------
+
+    def final(self) -> None:
+        if FINALIZER in self.seen.job.metadata.finalizers:
+            self.draft.act(RemoveFinalizer())
+        if self.deleting:
+            return
+        if self.facts.phase == "Failed" and self.spec.retry > self.status.retries:
+            self.retry()
+            return
+        kept_until = None
+        if self.facts.phase != "Succeeded" and self.status.completion_time is not None:
+            kept_until = self.status.completion_time + timedelta(seconds=self.spec.ttl_seconds_after_finished)
+        mine = [job for job in self.seen.jobs if not job.deleting and job.attempt == self.facts.attempt]
+        if kept_until is None or kept_until <= self.seen.now:
+            # The worker Job goes with the lead that owns it.
+            owned = any(job.role is Role.LEAD for job in mine)
+            going = [job for job in mine if not (owned and job.role is Role.WORK)]
+            self.draft.act(*(DeleteJob(job.name, job.uid) for job in going))
+        elif mine:
+            self.draft.again_at(kept_until)
+        if self.status.observed_generation != self.seen.job.metadata.generation:
+            self.draft.change(observed_generation=self.seen.job.metadata.generation)
+
+    def retry(self) -> None:
+        message = f"Attempt {self.status.attempt + 1} was asked for (spec.retry is {self.spec.retry})."
+        self.draft.change(
+            phase="Pending", attempt=self.status.attempt + 1, retries=self.spec.retry, restarts=0, workers=0,
+            consistency=None, next_attempt_time=None, start_time=None, completion_time=None, plan=None, progress=None,
+            result=None,
+        )  # fmt: skip
+        self.draft.say(in_progress("Retrying", message))
+        self.draft.event("Retrying", message)
+
+    # Before the lead ---------------------------------------------------------------------------------------------
+
+    def pending(self) -> None:
+        self.draft.change(phase="Pending", attempt=self.facts.attempt)
+        if self.status.phase is None:
+            self.draft.change(retries=self.spec.retry)
+        source = self.seen.source
+        if source is None or source.metadata.deletion_timestamp is not None:
+            name = self.spec.data_source_ref.name
+            self.wait("SourceNotFound", f"There is no DataSource {name} in the namespace.")
+        elif (problem := _source_problem(source)) is not None:
+            self.wait("SourceNotReady", f"DataSource {source.metadata.name} isn't ready: {problem}")
+        elif self.spec.suspend:
+            self.wait("Suspended", "spec.suspend is true: the job hasn't begun.")
+        elif self.status.next_attempt_time is not None and self.status.next_attempt_time > self.seen.now:
+            # The reason of the failure stays where it was said.
+            self.draft.again_at(self.status.next_attempt_time)
+        elif not self.seen.grant.admitted:
+            self.wait("WaitingForBudget", self.seen.grant.reason)
+        elif FINALIZER not in self.seen.job.metadata.finalizers:
+            self.draft.act(AddFinalizer())
+        else:
+            manifest = children.lead_job(
+                self.declared(source),
+                parallelism=min(self.spec.parallelism, self.seen.grant.parallelism),
+                one_pod=self.seen.claim_modes == ("ReadWriteOncePod",),
+            )
+            self.draft.act(CreateJob(manifest["metadata"]["name"], Role.LEAD, manifest))
+
+    def wait(self, reason: str, message: str) -> None:
+        self.draft.say(in_progress(reason, message))
+
+    # While the lead is there -------------------------------------------------------------------------------------
+
+    def running(self) -> None:
+        if self.status.start_time is None:
+            self.draft.change(start_time=self.seen.now)
+        started = self.status.start_time or self.seen.now
+        self.draft.again_at(started + timedelta(seconds=self.spec.active_deadline_seconds))
+        if self.status.consistency is None:
+            self.draft.change(consistency=self.spec.consistency)
+        plan = self.facts.planned
+        if self.status.plan is None and plan is None:
+            self.begin("Planning", "Started", f"Attempt {self.facts.attempt} takes its snapshot and plans.")
+        elif self.status.plan is None and plan is not None:
+            several = plan.bundles > 1
+            self.draft.change(plan=plan.status(), progress=ProgressStatus(summary=f"0/{plan.chunks}"))
+            if several:
+                self.draft.change(workers=1)
+            pods = f"{plan.bundles} bundles of worker pods" if several else "the lead pod"
+            self.begin("Running", "Planned", f"{plan.chunks} chunks, read by {pods}. {plan.reason}".rstrip())
+        elif self.status.workers:
+            self.work()
+        else:
+            self.begin("Running", "Planned", "The lead pod reads the chunks.")
+        self.explain()
+
+    def begin(self, phase: str, reason: str, message: str) -> None:
+        """Enter a phase, unless it is under way."""
+        if self.facts.phase != phase or self.status.attempt != self.facts.attempt:
+            self.draft.change(phase=phase, attempt=self.facts.attempt, next_attempt_time=None)
+            self.draft.event(reason, message)
+            self.draft.say(in_progress(reason, message))
+
+    def work(self) -> None:
+        plan, workers = self.status.plan, self.facts.workers
+        if plan is None:
+            raise AssertionError("a worker Job has a plan")
+        if ended_well(workers):
+            self.progress(f"0-{plan.bundles - 1}")
+            if self.facts.phase != "Publishing":
+                self.draft.change(phase="Publishing")
+                self.draft.say(in_progress("Publishing", "Every chunk is read; parts are checked and published."))
+            return
+        if self.spec.suspend:
+            if self.facts.phase != "Suspended":
+                message = "spec.suspend is true: workers stop, finished chunks stay as long as the snapshot lives."
+                self.draft.change(phase="Suspended")
+                self.draft.say(in_progress("Suspended", message))
+                self.draft.event("Suspended", message)
+            if workers is not None and not workers.suspended and not workers.deleting:
+                self.draft.act(ScaleJob(workers.name, workers.uid, suspend=True))
+            return
+        if self.facts.phase != "Running":
+            self.begin("Running", "Resumed", "Workers go on.")
+        if workers is None:
+            self.create_workers()
+            return
+        self.replace_lost_workers()
+        wanted = min(self.spec.parallelism, self.seen.grant.parallelism, plan.bundles)
+        scale = wanted if workers.parallelism != wanted else None
+        resume = False if workers.suspended else None
+        if (scale is not None or resume is not None) and not workers.deleting:
+            self.draft.act(ScaleJob(workers.name, workers.uid, parallelism=scale, suspend=resume))
+        self.progress(workers.completed_indexes)
+
+    def create_workers(self) -> None:
+        plan, lead, source = self.status.plan, self.facts.lead, self.seen.source
+        if plan is None or lead is None:
+            raise AssertionError("workers have a plan and a lead")
+        if self.facts.older_workers:
+            return  # it is being deleted in this very decision
+        if source is None:
+            self.wait("SourceNotFound", "The DataSource was deleted: no worker can be made.")
+            return
+        volume = self.spec.sink.volume is not None
+        manifest = children.work_job(
+            self.declared(source),
+            number=max(1, self.status.workers),
+            lead=(lead.name, lead.uid),
+            bundles=plan.bundles,
+            parallelism=min(self.spec.parallelism, self.seen.grant.parallelism, plan.bundles),
+            plan_digest=plan.digest,
+            beside_lead=volume and "ReadWriteMany" not in self.seen.claim_modes,
+        )
+        self.draft.act(CreateJob(manifest["metadata"]["name"], Role.WORK, manifest))
+
+    def replace_lost_workers(self) -> None:
+        """Go on with another worker Job when pods of this one hang on a silent node: their indexes would, too."""
+        workers = self.facts.workers
+        pods = [pod for pod in self.facts.pods(Role.WORK) if workers is not None and pod.job_uid == workers.uid]
+        lost = next((pod for pod in pods if pod.phase != "Failed" and self.facts.is_lost(pod)), None)
+        if lost is not None:
+            self.draft.change(workers=self.status.workers + 1)
+            message = f"Pod {lost.name} hangs on node {lost.node}, which is silent: its bundle begins anew elsewhere."
+            self.draft.event("WorkersReplaced", message, warning=True)
+        for pod in pods:
+            if pod.deleting_since is not None and not self.facts.is_lost(pod):
+                self.draft.again_at(pod.deleting_since + timedelta(seconds=self.settings.lost_after + 1))
+
+    def progress(self, completed: str) -> None:
+        plan = self.status.plan
+        if plan is None:
+            return
+        before = self.status.progress or ProgressStatus()
+        done = indexes.chunks_in(indexes.parse(completed), bundles=plan.bundles, chunks=plan.chunks)
+        progress = before.model_copy(
+            update={
+                "summary": f"{done}/{plan.chunks}",
+                "chunks": done,
+                "completed_bundles": indexes.shorten(completed, _LONGEST_INDEXES),
+            }
+        )
+        self.draft.change(progress=progress)
+
+    def explain(self) -> None:
+        """Say why a pod doesn't start, where one doesn't."""
+        jobs = self.facts.running_jobs()
+        pods = [pod for role in (Role.LEAD, Role.WORK) for pod in self.facts.pods(role)]
+        patience = timedelta(seconds=self.settings.explain_after)
+        found = explain(jobs, pods, self.seen.warnings, now=self.seen.now, patience=patience)
+        pending = any(pod.phase == "Pending" for pod in pods)
+        if found.text:
+            # The scheduler words it anew with every look; the first text stays until the pod starts.
+            if self.draft.reason() != _CANT_START:
+                self.draft.event(_CANT_START, found.text, warning=True)
+                self.draft.say(in_progress(_CANT_START, found.text))
+        elif found.ask:
+            self.draft.act(LookForWarnings(found.ask))
+        elif self.draft.reason() == _CANT_START and not pending:
+            self.draft.say(in_progress("Started", "The pods have started."))
+        if found.text or found.ask or pending:
+            self.draft.again_in(self.settings.explain_after)
+
+
+def _source_problem(source: DataSource) -> str | None:
+    """Return why a source can't be read now; None when it can."""
+    ready = conditions.find(source.status.conditions, "Ready")
+    if ready is None or source.status.observed_generation < source.metadata.generation:
+        return "it hasn't been checked yet."
+    return None if ready.status == "True" else ready.message
