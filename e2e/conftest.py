@@ -5,17 +5,25 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from e2e.node.images import busybox
-from e2e.support.cluster import EXTRACTOR, HOST_NAME, Cluster
+from e2e.support.charts import Helm
+from e2e.support.cluster import HOST_NAME, Cluster
 from e2e.support.host import address_towards
+from e2e.support.pods import EXTRACTOR, OPERATOR
+from e2e.support.servers import Postgres, Store, postgres_with_tls, s3_store
+from e2e.support.stand_in import StandIn
 
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "build" / "images"
-LOGS = HERE / "logs"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the logs of failed tests go elsewhere."""
+    parser.addoption("--failure-logs", type=Path, default=HERE / "logs", help="folder for what failed tests leave")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -93,46 +101,97 @@ def host_address(cluster: Cluster) -> str:
     return host_address_of(cluster)
 
 
-@pytest.fixture(scope="session")
-def helm(cluster: Cluster) -> str:
-    """Path of helm, to install charts."""
-    return _program(str(cluster.kind), "helm", "helm")
+@pytest.fixture
+def stand_in(cluster: Cluster) -> StandIn:
+    """The node of e2e/node, for what kind doesn't have: faults, pretended nodes, an audit log."""
+    if not cluster.is_stand_in:
+        pytest.skip("needs the node of e2e/node")
+    return StandIn(cluster)
 
 
 @pytest.fixture
 def namespace(cluster: Cluster) -> Iterator[Cluster]:
     """The cluster with a fresh namespace as default."""
-    name = f"e2e-{uuid.uuid4().hex[:8]}"
-    cluster.kubectl("create", "namespace", name)
-    yield cluster.within(name)
-    cluster.kubectl("delete", "namespace", name, "--wait=false")
+    with cluster.fresh_namespace() as found:
+        yield found
+
+
+@pytest.fixture
+def restricted(namespace: Cluster) -> Cluster:
+    """The cluster with a fresh namespace as default, which enforces the Pod Security standard "restricted"."""
+    namespace.kubectl("label", "namespace", namespace.namespace, "pod-security.kubernetes.io/enforce=restricted")
+    return namespace
+
+
+@pytest.fixture(scope="session")
+def helm_program(cluster: Cluster) -> Path:
+    """Path of helm."""
+    return Path(_program(str(cluster.kind), "helm", "helm"))
+
+
+@pytest.fixture
+def helm(helm_program: Path, namespace: Cluster, tmp_path: Path) -> Helm:
+    """Install charts into the namespace of the test."""
+    return Helm(helm_program, namespace, tmp_path / "helm")
+
+
+@pytest.fixture(scope="session")
+def postgres(host_address: str) -> Iterator[Postgres]:
+    """A PostgreSQL on this machine that insists on TLS; pods reach it as host.extraction.internal."""
+    with postgres_with_tls(host_address, HOST_NAME) as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def store(host_address: str) -> Iterator[Store]:
+    """An S3 store on this machine; pods reach it as host.extraction.internal."""
+    with s3_store(host_address) as found:
+        yield found
+
+
+@pytest.fixture
+def bucket(store: Store) -> str:
+    """A fresh, empty bucket of the store."""
+    name = f"bucket-{uuid.uuid4().hex[:8]}"
+    store.client().create_bucket(Bucket=name)
+    return name
 
 
 @pytest.fixture(scope="session")
 def extractor_image(cluster: Cluster) -> str:
     """Name of the extractor's image, which is loaded."""
-    archive = IMAGES / "extractor.tar"
+    return _loaded(cluster, EXTRACTOR)
+
+
+@pytest.fixture(scope="session")
+def operator_image(cluster: Cluster) -> str:
+    """Name of the operator's image, which is loaded."""
+    return _loaded(cluster, OPERATOR)
+
+
+def _loaded(cluster: Cluster, image: str) -> str:
+    archive = IMAGES / f"{image.rpartition('/')[2].partition(':')[0]}.tar"
     if not archive.exists():
         pytest.fail(f"{archive} is missing; build it with `make images`")
     cluster.run_kind("load", "image-archive", str(archive))
-    return EXTRACTOR
+    return image
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Keep what the cluster knows about a failure, before the test's namespace goes."""
     report = yield
     found = getattr(item, "funcargs", {}).get("cluster")
     if report.failed and report.when in {"setup", "call"} and isinstance(found, Cluster):
-        folder = LOGS / re.sub(r"[^\w.-]+", "_", item.name)
+        folder = Path(item.config.option.failure_logs) / re.sub(r"[^\w.-]+", "_", item.name)
         shutil.rmtree(folder, ignore_errors=True)
         done = subprocess.run(
             [found.kind, "export", "logs", folder, "--name", found.name], capture_output=True, text=True, check=False
         )
-        for name, question in {"pods": "pods", "events": "events", "jobs": "jobs"}.items():
+        for kind in ("pods", "events", "jobs"):
             listed = subprocess.run(
-                found.command("get", question, "--all-namespaces", "--output=yaml"), capture_output=True, check=False
+                found.command("get", kind, "--all-namespaces", "--output=yaml"), capture_output=True, check=False
             )
-            (folder / f"{name}.yaml").write_bytes(listed.stdout)
+            (folder / f"{kind}.yaml").write_bytes(listed.stdout)
         report.sections.append(("logs of the cluster", f"{folder}\n{done.stderr if done.returncode else ''}"))
     return report

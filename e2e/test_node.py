@@ -1,13 +1,17 @@
 """The cluster behaves as a kind cluster does: names, services, permissions, limits, storage, kubectl, a lost node."""
 
-import json
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
+from typing import Any
 
 import pytest
-from e2e.support.cluster import HOST_NAME, Cluster, Refused, is_ready, pod
+from e2e.support.cluster import HOST_NAME, Cluster, Object, Refused, has_condition, has_ended, is_ready
+from e2e.support.extraction import claim
 from e2e.support.host import web_server
+from e2e.support.pods import RESTRICTED, pod
+from e2e.support.stand_in import ANNOTATION, KWOK, StandIn
 
 ASK_API = """
 import ssl, sys, urllib.error, urllib.request
@@ -58,26 +62,21 @@ def test_a_service_account_may_do_what_its_role_says_and_no_more(namespace: Clus
     assert log.split("\n")[:2] == ["pods 200", "secrets 403"]
 
 
-def test_a_namespace_can_demand_the_restricted_standard(namespace: Cluster) -> None:
-    namespace.kubectl("label", "namespace", namespace.namespace, "pod-security.kubernetes.io/enforce=restricted")
+def test_a_namespace_can_demand_the_restricted_standard(restricted: Cluster) -> None:
     with pytest.raises(Refused, match='violates PodSecurity "restricted'):
-        namespace.apply(pod("root", "true"))
-    restricted = {
-        "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": True,
-        "runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"},
-    }  # fmt: skip
-    assert "uid=65532" in namespace.run_pod("modest", "id", container={"securityContext": restricted})
+        restricted.apply(pod("root", "true"))
+    assert "uid=65532" in restricted.run_pod("modest", "id", container={"securityContext": RESTRICTED})
 
 
 def test_a_container_beyond_its_memory_limit_is_killed(namespace: Cluster) -> None:
     limits = {"resources": {"limits": {"memory": "32Mi"}}}
     namespace.apply(pod("greedy", "sh", "-c", "x=a; while true; do x=$x$x; done", container=limits))
-    ended = namespace.wait("pod", "greedy", lambda found: found["status"]["phase"] == "Failed")
+    ended = namespace.wait_for("pod", "greedy", lambda found: found["status"]["phase"] == "Failed")
     terminated = ended["status"]["containerStatuses"][0]["state"]["terminated"]
     assert (terminated["reason"], terminated["exitCode"]) == ("OOMKilled", 137)
 
 
-def test_kubectl_reads_logs_executes_copies_and_forwards(namespace: Cluster, tmp_path) -> None:
+def test_kubectl_reads_logs_executes_copies_and_forwards(namespace: Cluster, tmp_path: Path) -> None:
     namespace.start_pod("shell", "sh", "-c", "echo hello; exec httpd -f -p 8080 -h /tmp")
     assert namespace.kubectl("logs", "shell") == "hello\n"
     assert namespace.kubectl("exec", "shell", "--", "cat", "/proc/1/comm") == "httpd\n"
@@ -86,6 +85,7 @@ def test_kubectl_reads_logs_executes_copies_and_forwards(namespace: Cluster, tmp
     forward = subprocess.Popen(
         namespace.command("port-forward", "pod/shell", ":8080"), stdout=subprocess.PIPE, text=True
     )
+    assert forward.stdout is not None
     try:
         port = forward.stdout.readline().split(":")[1].split()[0]
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
@@ -101,8 +101,8 @@ def test_a_claim_of_the_default_class_gets_a_volume_that_pods_share_in_turn(
 ) -> None:
     if mode == "ReadWriteMany" and not cluster.is_stand_in:
         pytest.skip("kind's own provisioner serves ReadWriteOnce alone")
-    namespace.apply(claim("shelf", mode))
-    mounted = {
+    namespace.apply(claim("shelf", mode, "64Mi"))
+    mounted: dict[str, Any] = {
         "container": {"volumeMounts": [{"name": "shelf", "mountPath": "/shelf"}]},
         "volumes": [{"name": "shelf", "persistentVolumeClaim": {"claimName": "shelf"}}],
         "securityContext": {"runAsUser": 65532},
@@ -112,16 +112,7 @@ def test_a_claim_of_the_default_class_gets_a_volume_that_pods_share_in_turn(
     volume = namespace.get("persistentvolumeclaim", "shelf")["spec"]["volumeName"]
     namespace.kubectl("delete", "pods", "--all")
     namespace.kubectl("delete", "persistentvolumeclaim", "shelf")
-    namespace.kubectl("wait", "--for=delete", f"persistentvolume/{volume}", "--timeout=60s")
-
-
-def claim(name: str, mode: str) -> dict[str, object]:
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name},
-        "spec": {"accessModes": [mode], "resources": {"requests": {"storage": "64Mi"}}},
-    }
+    namespace.wait_until_gone("persistentvolume", volume)
 
 
 def test_pods_reach_a_server_on_the_host_by_its_name(namespace: Cluster, host_address: str) -> None:
@@ -130,87 +121,99 @@ def test_pods_reach_a_server_on_the_host_by_its_name(namespace: Cluster, host_ad
     assert log == "from the host"
 
 
-def test_the_audit_log_tells_who_did_what(namespace: Cluster, cluster: Cluster) -> None:
-    if not cluster.is_stand_in:
-        pytest.skip("a kind cluster has no audit log unless it is configured")
-    from e2e.node.state import Layout
-
+def test_the_audit_log_tells_who_did_what_with_which_program(namespace: Cluster, stand_in: StandIn) -> None:
     namespace.kubectl("create", "configmap", "witness")
     with pytest.raises(Refused, match="cannot get resource"):
         namespace.acting_as("mallory").kubectl("get", "secret", "none")
-    lines = [json.loads(line) for line in (Layout(cluster.name).logs / "audit.log").read_text().splitlines()]
-    told = {
-        (line["verb"], line["objectRef"]["resource"], line["responseStatus"]["code"])
-        for line in lines
-        if line.get("objectRef", {}).get("namespace") == namespace.namespace
-    }
-    assert {("create", "configmaps", 201), ("get", "secrets", 403)} <= told
+    requests = stand_in.audit_log(user_agent="kubectl/", namespace=namespace.namespace)
+    told = {(request.verb, request.resource, request.name, request.code) for request in requests}
+    assert {("create", "configmaps", "witness", 201), ("get", "secrets", "none", 403)} <= told
+    # What the controllers did there, for each namespace has it, is not kubectl's.
+    everyone = stand_in.audit_log(namespace=namespace.namespace)
+    assert ("create", "kube-root-ca.crt") in {(request.verb, request.name) for request in everyone}
+    assert "kube-root-ca.crt" not in {request.name for request in requests}
 
 
-def test_a_silent_kubelet_loses_the_node_and_brings_it_back(namespace: Cluster, cluster: Cluster) -> None:
-    if not cluster.is_stand_in:
-        pytest.skip("needs the processes of the node")
-    node = f"{cluster.name}-control-plane"
+def test_a_silent_kubelet_loses_the_node_and_brings_it_back(namespace: Cluster, stand_in: StandIn) -> None:
     namespace.start_pod("steady", "sh", "-c", "while true; do date +%s > /tmp/now; sleep 0.2; done")
-    cluster.run_kind("silence")
-    try:
-        namespace.wait("node", node, lambda found: not is_ready(found))
-        assert not is_ready(namespace.wait("pod", "steady", lambda found: not is_ready(found)))
-    finally:
-        cluster.run_kind("resume")
-    namespace.wait("node", node, is_ready)
-    steady = namespace.wait("pod", "steady", is_ready)
+    with stand_in.silent_kubelet():
+        namespace.wait_for("node", stand_in.node_name, lambda found: not is_ready(found))
+        assert not is_ready(namespace.wait_for("pod", "steady", lambda found: not is_ready(found)))
+    namespace.wait_for("node", stand_in.node_name, is_ready)
+    steady = namespace.wait_for("pod", "steady", is_ready)
     assert steady["status"]["containerStatuses"][0]["restartCount"] == 0
     assert abs(time.time() - int(namespace.kubectl("exec", "steady", "--", "cat", "/tmp/now"))) < 30
 
 
-def test_kwok_nodes_run_jobs_of_whose_pods_the_sidecars_end_last(namespace: Cluster, cluster: Cluster) -> None:
-    if not cluster.is_stand_in:
-        pytest.skip("kwok is started by the stand-in")
-    prefix = "e2e.extraction-operator.io"
-    cluster.run_kind("kwok", "start", "--nodes", "3")
-    try:
-        namespace.apply(
-            {
-                "apiVersion": "batch/v1",
-                "kind": "Job",
-                "metadata": {"name": "pretended"},
+def test_what_was_asked_while_the_kubelet_was_silent_is_done_when_it_is_back(
+    namespace: Cluster, stand_in: StandIn
+) -> None:
+    with stand_in.silent_kubelet():
+        namespace.apply(pod("late", "true"))
+        bound = namespace.wait_for("pod", "late", lambda found: has_condition(found, "PodScheduled"))
+        assert bound["status"]["phase"] == "Pending"
+        assert "containerStatuses" not in bound["status"]
+    namespace.wait_for("pod", "late", lambda found: found["status"]["phase"] == "Succeeded")
+
+
+def pretended_job(annotations: dict[str, str], completions: int = 1, **spec: Any) -> Object:
+    """Return a Job of pods for kwok's nodes: a sidecar `hold`, an init container `plan`, a container `publish`."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "pretended"},
+        "spec": {
+            "completions": completions, "parallelism": completions, "completionMode": "Indexed",
+            "template": {
+                "metadata": {"labels": {"app": "pretended"}, "annotations": annotations},
                 "spec": {
-                    "completions": 1,
-                    "template": {
-                        "metadata": {
-                            "labels": {"app": "pretended"},
-                            "annotations": {
-                                f"message.{prefix}/plan": '{"chunks": 3}', f"message.{prefix}/publish": "done",
-                                f"{prefix}/hold": "true",
-                            },
-                        },
-                        "spec": {
-                            "restartPolicy": "Never",
-                            "nodeSelector": {"type": "kwok"},
-                            "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
-                            "initContainers": [
-                                {"name": "hold", "image": "none", "restartPolicy": "Always"},
-                                {"name": "plan", "image": "none"},
-                            ],
-                            "containers": [{"name": "publish", "image": "none"}],
-                        },
-                    },
-                },
-            }
-        )  # fmt: skip
-        namespace.kubectl("wait", "--for=jsonpath={.status.ready}=1", "job/pretended", "--timeout=60s")
-        [found] = json.loads(namespace.kubectl("get", "pods", "--output=json"))["items"]
+                    "restartPolicy": "Never",
+                    "initContainers": [
+                        {"name": "hold", "image": "none", "restartPolicy": "Always"},
+                        {"name": "plan", "image": "none"},
+                    ],
+                    "containers": [{"name": "publish", "image": "none"}],
+                } | KWOK,
+            },
+        } | spec,
+    }  # fmt: skip
+
+
+def test_kwok_nodes_run_jobs_of_whose_pods_the_sidecars_end_last(namespace: Cluster, stand_in: StandIn) -> None:
+    messages = {f"message.{ANNOTATION}/plan": '{"chunks": 3}', f"message.{ANNOTATION}/publish": "done"}
+    with stand_in.kwok_nodes(3):
+        namespace.apply(pretended_job(messages | {f"{ANNOTATION}/hold": "true"}))
+        namespace.wait_for("job", "pretended", lambda job: job.get("status", {}).get("ready") == 1)
+        [found] = namespace.get_all("pods")
+        name = found["metadata"]["name"]
         hold, plan = found["status"]["initContainerStatuses"]
         assert "running" in hold["state"]
         assert plan["state"]["terminated"]["message"] == '{"chunks": 3}'
-        namespace.kubectl("annotate", "pod", found["metadata"]["name"], f"{prefix}/hold-")
-        namespace.kubectl("wait", "--for=condition=Complete", "job/pretended", "--timeout=60s")
-        status = namespace.get("pod", found["metadata"]["name"])["status"]
-        assert status["containerStatuses"][0]["state"]["terminated"]["message"] == "done"
-        hold, plan = status["initContainerStatuses"]
-        ended = hold["state"]["terminated"]["finishedAt"]
-        assert ended >= status["containerStatuses"][0]["state"]["terminated"]["finishedAt"]
-        assert plan["state"]["terminated"]["message"] == '{"chunks": 3}'
-    finally:
-        cluster.run_kind("kwok", "stop")
+        namespace.kubectl("annotate", "pod", name, f"{ANNOTATION}/hold-")
+        ended = namespace.wait_for("job", "pretended", has_ended)
+        status = namespace.get("pod", name)["status"]
+    assert has_condition(ended, "Complete")
+    assert status["containerStatuses"][0]["state"]["terminated"]["message"] == "done"
+    hold, plan = status["initContainerStatuses"]
+    assert (
+        hold["state"]["terminated"]["finishedAt"] >= status["containerStatuses"][0]["state"]["terminated"]["finishedAt"]
+    )
+    assert plan["state"]["terminated"]["message"] == '{"chunks": 3}'
+
+
+def test_kwok_nodes_run_many_pods_of_a_job_and_fail_those_that_shall_fail(
+    namespace: Cluster, stand_in: StandIn
+) -> None:
+    lost = {"onExitCodes": {"containerName": "publish", "operator": "In", "values": [22]}, "action": "FailJob"}
+    with stand_in.kwok_nodes(3):
+        namespace.apply(pretended_job({}, completions=60))
+        ended = namespace.wait_for("job", "pretended", has_ended)
+        assert (ended["status"]["succeeded"], ended["status"]["completedIndexes"]) == (60, "0-59")
+        nodes = {found["spec"]["nodeName"] for found in namespace.get_all("pods")}
+        assert nodes == {"kwok-0", "kwok-1", "kwok-2"}
+        namespace.kubectl("delete", "job", "pretended")
+        code = {f"exit-code.{ANNOTATION}/publish": "22"}
+        namespace.apply(pretended_job(code, podFailurePolicy={"rules": [lost]}))
+        ended = namespace.wait_for("job", "pretended", has_ended)
+    [failed] = [entry for entry in ended["status"]["conditions"] if entry["type"] == "Failed"]
+    assert failed["reason"] == "PodFailurePolicy"

@@ -5,11 +5,16 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from e2e.node import build, cluster, config, faults, images, init, kubeconfig, kwok, logs
 from e2e.node.errors import NodeError
 from e2e.node.state import existing
+
+if TYPE_CHECKING:
+    Verbs = argparse._SubParsersAction[argparse.ArgumentParser]
 
 # The release of kind whose command line this one follows.
 KIND_VERSION = "v0.30.0"
@@ -188,11 +193,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _group(verbs, name: str, text: str):
+def _group(verbs: "Verbs", name: str, text: str) -> "Verbs":
     return verbs.add_parser(name, help=text).add_subparsers(required=True, metavar="WHAT")
 
 
-def _command(group, name: str, act, text: str, *, named: bool = True) -> argparse.ArgumentParser:
+def _command(
+    group: "Verbs", name: str, act: Callable[[argparse.Namespace], None], text: str, *, named: bool = True
+) -> argparse.ArgumentParser:
     command = group.add_parser(name, help=text)
     if named:
         command.add_argument("-n", "--name", help="cluster name; default kind, or $KIND_CLUSTER_NAME")

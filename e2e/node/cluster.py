@@ -142,7 +142,7 @@ def _install_addons(layout: Layout, settings: Settings, programs: Path) -> None:
 
 def _start_init(layout: Layout, settings: Settings, programs: Path) -> None:
     """Start process 1 of the node; it waits for our word, which comes once it is recorded."""
-    command = ["unshare", *NAMESPACES, "--fork", "--kill-child=SIGKILL",
+    command: list[str | Path] = ["unshare", *NAMESPACES, "--fork", "--kill-child=SIGKILL",
                sys.executable, Path(__file__).with_name("kind"), "init", layout.name, programs]  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key not in {"KUBECONFIG", "LISTEN_FDS"}}
     with layout.init_log.open("ab") as log:

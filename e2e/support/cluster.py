@@ -2,15 +2,21 @@
 
 import json
 import subprocess
+import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-BUSYBOX = "localhost/busybox:1"
-EXTRACTOR = "localhost/extraction-operator/extractor:dev"
+from e2e.support.pods import BUSYBOX, pod
+
 HOST_NAME = "host.extraction.internal"
+
+Object = dict[str, Any]
+"""An object as the API server writes it."""
 
 
 class Refused(Exception):
@@ -19,14 +25,14 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster."""
+    """A running cluster, or one namespace of it."""
 
     name: str
     kind: Path
     kubectl_path: Path
     kubeconfig: Path
     namespace: str = "default"
-    user: str | None = field(default=None)
+    user: str | None = None
 
     @property
     def is_stand_in(self) -> bool:
@@ -35,11 +41,21 @@ class Cluster:
 
     def within(self, namespace: str) -> "Cluster":
         """Return the same cluster with another default namespace."""
-        return Cluster(self.name, self.kind, self.kubectl_path, self.kubeconfig, namespace, self.user)
+        return replace(self, namespace=namespace)
+
+    @contextmanager
+    def fresh_namespace(self) -> "Iterator[Cluster]":
+        """Make a namespace; yield the cluster with it as default; delete it without waiting for its end."""
+        name = f"e2e-{uuid.uuid4().hex[:8]}"
+        self.kubectl("create", "namespace", name)
+        try:
+            yield self.within(name)
+        finally:
+            self.kubectl("delete", "namespace", name, "--wait=false")
 
     def acting_as(self, user: str) -> "Cluster":
         """Return the same cluster, where another user asks."""
-        return Cluster(self.name, self.kind, self.kubectl_path, self.kubeconfig, self.namespace, user)
+        return replace(self, user=user)
 
     def command(self, *words: str) -> list[str]:
         """Return a kubectl command line."""
@@ -66,68 +82,99 @@ class Cluster:
         command = [str(self.kind), *words, "--name", self.name]
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
-    def apply(self, *objects: dict[str, Any]) -> None:
+    def apply(self, *objects: Object) -> None:
         """Apply objects."""
         listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self.kubectl("apply", "--filename", "-", stdin=json.dumps(listed))
 
-    def get(self, kind: str, name: str) -> dict[str, Any]:
+    def get(self, kind: str, name: str) -> Object:
         """Return an object."""
-        return json.loads(self.kubectl("get", kind, name, "--output=json"))
+        found: Object = json.loads(self.kubectl("get", kind, name, "--output=json"))
+        return found
 
-    def wait(
-        self, kind: str, name: str, reached: Callable[[dict[str, Any]], bool], seconds: float = 90
-    ) -> dict[str, Any]:
-        """Ask for an object until it has reached a state; return it.
+    def get_all(self, kind: str, *options: str) -> list[Object]:
+        """Return the objects of a kind, e.g. those with ``--selector=app=web``."""
+        items: list[Object] = json.loads(self.kubectl("get", kind, *options, "--output=json"))["items"]
+        return items
+
+    def wait_for(self, kind: str, name: str, reached: Callable[[Object], bool], seconds: float = 90) -> Object:
+        """Watch an object, which need not be there yet, until it has reached a state; return it.
 
         Raises
         ------
         TimeoutError
             Naming the last status seen.
         """
+        return self.wait_for_any(kind, f"--field-selector=metadata.name={name}", reached, seconds)
+
+    def wait_for_any(self, kind: str, choice: str, reached: Callable[[Object], bool], seconds: float = 90) -> Object:
+        """Watch the objects of a choice, as ``--selector=app=web``, until one has reached a state; return it.
+
+        Raises
+        ------
+        TimeoutError
+            Naming the last status seen.
+        """
+        last: Any = "there was none"
+        with closing(self._changes(kind, choice, seconds)) as changes:
+            for found in changes:
+                if reached(found):
+                    return found
+                last = found.get("status", {})
+        raise TimeoutError(f"{kind} {choice} after {seconds} s: {json.dumps(last)}")
+
+    def wait_until_gone(self, kind: str, name: str, seconds: float = 90) -> None:
+        """Wait until an object isn't there any more."""
+        self.kubectl("wait", "--for=delete", f"{kind}/{name}", f"--timeout={seconds:.0f}s", timeout=seconds + 10)
+
+    def _changes(self, kind: str, choice: str, seconds: float) -> Generator[Object, None, None]:
+        """Yield the objects of a choice as they are and whenever one has changed, for some seconds."""
         deadline = time.monotonic() + seconds
-        while True:
-            found = self.get(kind, name)
-            if reached(found):
-                return found
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{kind} {name} after {seconds} s: {json.dumps(found.get('status', {}))}")
-            time.sleep(0.3)
+        while (left := deadline - time.monotonic()) > 0:
+            watching = subprocess.Popen(
+                self.command("get", kind, choice, "--watch", "--output-watch-events", "--output=json"),
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            )  # fmt: skip
+            end = threading.Timer(left, watching.kill)
+            end.start()
+            try:
+                assert watching.stdout is not None
+                for line in watching.stdout:
+                    # Without its end it was cut off by the end of kubectl.
+                    if line.endswith("\n") and (event := json.loads(line))["type"] != "DELETED":
+                        yield event["object"]
+            finally:
+                end.cancel()
+                watching.kill()
+                watching.communicate()
+            # The server ended the watch, or is away; it may come back.
+            time.sleep(0.2)
 
     def run_pod(self, name: str, *command: str, image: str = BUSYBOX, **spec: Any) -> str:
         """Run a pod to its end; return its log. Its phase must become Succeeded."""
         self.apply(pod(name, *command, image=image, **spec))
-        ended = self.wait("pod", name, lambda found: found["status"]["phase"] in {"Succeeded", "Failed"})
+        ended = self.wait_for("pod", name, lambda found: found["status"]["phase"] in {"Succeeded", "Failed"})
         log = self.kubectl("logs", name)
         assert ended["status"]["phase"] == "Succeeded", f"{log}\n{json.dumps(ended['status'])}"
         return log
 
-    def start_pod(self, name: str, *command: str, image: str = BUSYBOX, **spec: Any) -> dict[str, Any]:
+    def start_pod(self, name: str, *command: str, image: str = BUSYBOX, **spec: Any) -> Object:
         """Start a pod and wait until it is ready; return it."""
         self.apply(pod(name, *command, image=image, **spec))
-        return self.wait("pod", name, is_ready)
+        return self.wait_for("pod", name, is_ready)
 
 
-def is_ready(found: dict[str, Any]) -> bool:
+def has_condition(found: Object, kind: str) -> bool:
+    """Tell whether a condition of an object is true."""
+    conditions = found.get("status", {}).get("conditions") or []
+    return any(condition["type"] == kind and condition["status"] == "True" for condition in conditions)
+
+
+def is_ready(found: Object) -> bool:
     """Tell whether an object has the condition Ready."""
-    conditions = found.get("status", {}).get("conditions", [])
-    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+    return has_condition(found, "Ready")
 
 
-def pod(
-    name: str, *command: str, image: str = BUSYBOX, container: dict[str, Any] | None = None,
-    labels: dict[str, str] | None = None, **spec: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """Return a pod of one container that is never started again."""
-    main = {"name": "main", "image": image, "imagePullPolicy": "Never"} | (container or {})
-    if command:
-        main["command"] = list(command)
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name, "labels": {"app": name} | (labels or {})},
-        "spec": {
-            "restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "containers": [main],
-            "automountServiceAccountToken": "serviceAccountName" in spec,
-        } | spec,
-    }  # fmt: skip
+def has_ended(job: Object) -> bool:
+    """Tell whether a Job has come to an end, good or bad."""
+    return has_condition(job, "Complete") or has_condition(job, "Failed")

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from e2e.node.commands import run
+from psycopg import sql
 
 from extraction_worker.demo.postgres import PostgresServer
 
@@ -24,6 +26,13 @@ class Postgres:
 
     server: PostgresServer
     ca: str
+    reader: str = "reader"
+    """A role without any right but to connect; grant it what it shall read."""
+    reader_password: str = "reader-password"
+
+    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """Connect as superuser, over loopback, in autocommit mode."""
+        return psycopg.connect(self.server.conninfo(), autocommit=True)
 
 
 @contextlib.contextmanager
@@ -45,7 +54,11 @@ def postgres_with_tls(address: str, name: str) -> Iterator[Postgres]:
         with (server.data / "pg_hba.conf").open("a") as rules:
             rules.write("hostssl all all samenet scram-sha-256\nhostssl all all 10.0.0.0/8 scram-sha-256\n")
         server.start()
-        yield Postgres(server, (certificates / "ca.crt").read_text())
+        found = Postgres(server, (certificates / "ca.crt").read_text())
+        with found.connect() as connection:
+            role = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
+            connection.execute(role.format(sql.Identifier(found.reader), sql.Literal(found.reader_password)))
+        yield found
     finally:
         server.stop()
         shutil.rmtree(folder)
@@ -104,6 +117,7 @@ def s3_store(address: str) -> Iterator[Store]:
         # Otherwise it takes the first part of the host's name for that of a bucket.
         env=os.environ | {"S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"},
     )  # fmt: skip
+    assert process.stdout is not None
     try:
         for line in process.stdout:
             if b"Running on" in line:
