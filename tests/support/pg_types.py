@@ -25,6 +25,7 @@ class TypesDatabase:
     """A database that is shared by the tests of a module; each makes tables of its own."""
 
     def __init__(self, conninfo: str) -> None:
+        self.conninfo = conninfo
         self.truth = psycopg.connect(conninfo, autocommit=True)
         for name, value in SESSION.items():
             self.truth.execute(sql.SQL("SET {} = {}").format(sql.Identifier(name), value))
