@@ -1,0 +1,98 @@
+"""``plan``: splits the table under the holder's snapshot, and puts the plan into staging."""
+
+import contextlib
+from datetime import UTC, datetime
+
+from extraction_contract.messages import PlanMessage
+from extraction_worker.errors import ExtractionError, SinkUnavailable
+from extraction_worker.model import Manifest, Plan
+from extraction_worker.sink.abc import Sink
+from extraction_worker.stages.bundles import bundle_count
+from extraction_worker.stages.plan import read_job
+from extraction_worker.stages.pod.invocation import Invocation
+from extraction_worker.stages.pod.job import PLAN_NAME, JobPod
+
+_MAX_REASON = 1024
+
+
+def run(invocation: Invocation) -> PlanMessage:
+    """Plan the attempt; return what the operator is told.
+
+    The kubelet may run an init container again in the same pod, and the Job controller may, rarely, start two pods
+    for one. So a plan of this attempt that is in staging already is taken over where this pod's holder keeps its
+    snapshot, and left alone otherwise; an attempt that is published already has nothing left to plan.
+
+    Raises
+    ------
+    SinkUnavailable
+        Another pod planned this attempt under a snapshot of its own.
+    ExtractionError
+        What makes the job impossible; nothing of it is left in staging.
+    """
+    pod = JobPod.load(invocation)
+    sink = pod.sink()
+    if (manifest := pod.published(sink)) is not None:
+        return _published_message(manifest)
+    plan = pod.staged_plan(sink)
+    if plan is None:
+        try:
+            plan = _plan(pod, sink)
+        except BaseException:
+            with contextlib.suppress(ExtractionError):
+                sink.discard()
+            raise
+    elif pod.is_held and plan.identity != pod.holder().snapshot().identity:
+        raise SinkUnavailable(f"Another pod planned run {plan.run_id} already, under a snapshot that isn't this pod's.")
+    bundles = pod.environment.bundles or bundle_count(plan, pod.parallelism)
+    invocation.log.info("planned", chunks=len(plan.chunks), bundles=bundles, bytes=plan.estimated_bytes)
+    return _message(plan, bundles)
+
+
+def _plan(pod: JobPod, sink: Sink) -> Plan:
+    sink.probe()
+    held = pod.holder().snapshot() if pod.is_held else None
+    planned_at = held.taken_at if held is not None else datetime.now(UTC)
+    plan = pod.source().make_plan(
+        read_job(pod.resolved.job, pod.resolved.source, planned_at),
+        held.identity if held is not None else None,
+        run_id=pod.environment.run_id,
+        planned_at=planned_at,
+        threads=pod.parallelism * pod.environment.pool,
+    )
+    pod.invocation.stop.check()
+    sink.put_state(PLAN_NAME, plan.to_json())
+    return plan
+
+
+def _message(plan: Plan, bundles: int) -> PlanMessage:
+    fields = {
+        "digest": plan.plan_digest(),
+        "chunks": len(plan.chunks),
+        "bundles": bundles,
+        "estimated_rows": plan.estimated_rows,
+        "estimated_bytes": plan.estimated_bytes,
+        "strategy": plan.strategy,
+    }
+    reason = plan.strategy_reason[:_MAX_REASON]
+    while True:
+        message = PlanMessage.model_validate(fields | {"reason": reason})
+        try:
+            message.encode()
+        except ValueError:
+            # Characters beyond ASCII take more than one byte each.
+            reason = reason[: len(reason) * 9 // 10]
+        else:
+            return message
+
+
+def _published_message(manifest: Manifest) -> PlanMessage:
+    """Return the message of an attempt that is published: *publish* finds the same, so no worker is needed."""
+    return PlanMessage(
+        digest=manifest.plan_digest,
+        chunks=len(manifest.chunks),
+        bundles=1,
+        estimated_rows=manifest.rows,
+        estimated_bytes=manifest.bytes,
+        strategy="none",
+        reason="This attempt has published already.",
+    )

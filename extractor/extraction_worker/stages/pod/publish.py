@@ -1,0 +1,82 @@
+"""``publish``: waits for every chunk's result, or works a small plan itself; then verifies and publishes."""
+
+import contextlib
+import time
+from collections.abc import Sequence
+
+from extraction_contract.messages import PublishMessage
+from extraction_worker.errors import ExtractionError, SnapshotLost, Transient
+from extraction_worker.model import ChunkResult, Plan
+from extraction_worker.sink.abc import Sink
+from extraction_worker.stages.bundles import bundle_count
+from extraction_worker.stages.pod.bundle import work_chunks
+from extraction_worker.stages.pod.collect import Collector
+from extraction_worker.stages.pod.invocation import Invocation
+from extraction_worker.stages.pod.job import JobPod, publish_message
+from extraction_worker.stages.publish import publish
+from extraction_worker.stream.allocation import prepare_allocators
+
+_LEAST_WAIT, _MOST_WAIT = 0.5, 10.0
+"""Seconds between two looks into staging; in between, five times what a look takes."""
+_LOG_SECONDS = 10.0
+
+
+def run(invocation: Invocation) -> PublishMessage:
+    """Publish the attempt; return what the operator is told.
+
+    Raises
+    ------
+    Interrupted
+        A stop was requested; nothing was published.
+    ExtractionError
+        Why nothing was published.
+    """
+    prepare_allocators()
+    pod = JobPod.load(invocation)
+    sink = pod.sink()
+    manifest = pod.published(sink)
+    if manifest is None:
+        plan = _own_plan(pod, sink)
+        bundles = pod.environment.bundles or bundle_count(plan, pod.parallelism)
+        results = _collect(pod, plan, sink) if bundles > 1 else _work(pod, plan, sink)
+        if pod.is_held:
+            # Not before every result is there: the tables must stay as they are until the last row was read.
+            pod.holder().release()
+        invocation.stop.check()
+        manifest = publish(plan, pod.name, results, sink, writer=pod.environment.pod_uid)
+        invocation.log.info("published", rows=manifest.rows, bytes=manifest.bytes, files=len(manifest.parts))
+    message = publish_message(manifest, sink)
+    # What stays now is litter, and no reason to fail.
+    with contextlib.suppress(ExtractionError):
+        sink.discard()
+    return message
+
+
+def _own_plan(pod: JobPod, sink: Sink) -> Plan:
+    plan = pod.require_plan(sink)
+    if pod.is_held and plan.identity != pod.holder().snapshot().identity:
+        raise SnapshotLost("The plan in staging was made under a snapshot that this pod doesn't hold.")
+    return plan
+
+
+def _work(pod: JobPod, plan: Plan, sink: Sink) -> Sequence[ChunkResult]:
+    return work_chunks(pod, plan, plan.chunks, sink, pod.memory(), share=1).results
+
+
+def _collect(pod: JobPod, plan: Plan, sink: Sink) -> Sequence[ChunkResult]:
+    invocation, holder = pod.invocation, pod.holder()
+    collector = Collector(plan, sink)
+    logged = time.monotonic()
+    while True:
+        started = time.monotonic()
+        try:
+            if collector.look():
+                return collector.chosen()
+        except Transient as error:
+            invocation.log.warning("retry", doing="Looking for results", message=str(error))
+        holder.check()
+        now = time.monotonic()
+        if now - logged >= _LOG_SECONDS:
+            logged = now
+            invocation.log.info("progress", chunks=collector.done, of=len(plan.chunks))
+        invocation.stop.wait(min(max(_LEAST_WAIT, 5 * (now - started)), _MOST_WAIT))
