@@ -1,0 +1,85 @@
+"""``extraction-operator``: the command line. Options are environment variables, too: ``EXTRACTION_OPERATOR_RUN_…``."""
+
+import asyncio
+import os
+import sys
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from extraction_operator.config import Config, Election
+from extraction_operator.observe.logs import configure
+from extraction_operator.plan.settings import Settings
+from extraction_operator.plan.values import Key
+
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+@click.group(context_settings={"auto_envvar_prefix": "EXTRACTION_OPERATOR", "help_option_names": ["-h", "--help"]})
+@click.version_option(version("extraction-operator"))
+def main() -> None:
+    """Operator of ExtractionJobs: plans extractions, runs them as Jobs, reports in their status."""
+
+
+@main.command(context_settings={"show_default": True})
+@click.option("--image", required=True, help="Image of the pods that read and write.")
+@click.option(
+    "--image-pull-policy", type=click.Choice(["Always", "IfNotPresent", "Never"]), default="IfNotPresent",
+    help="When nodes pull it.",
+)  # fmt: skip
+@click.option("--namespace", "namespaces", multiple=True, help="Watch this namespace alone; repeatable. Default: all.")
+@click.option("--leader-elect/--no-leader-elect", default=True, help="Work only while holding the Lease.")
+@click.option("--lease-name", default="extraction-operator", help="Name of the Lease.")
+@click.option("--lease-namespace", default=None, help="Its namespace. Default: that of this pod.")
+@click.option("--metrics-host", default="0.0.0.0", help="Address of /metrics, /healthz and /readyz.")  # noqa: S104
+@click.option("--metrics-port", type=click.IntRange(0, 65535), default=8080, help="Port of them.")
+@click.option("--workers", type=click.IntRange(1, 256), default=16, help="Objects worked on at the same time.")
+@click.option(
+    "--compare-seconds", type=click.FloatRange(1), default=300.0, help="Between two comparisons with the API server."
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=None,
+              help="Default: the service account in a pod, else as kubectl finds it.")  # fmt: skip
+@click.option("--context", default=None, help="Context of the kubeconfig.")
+@click.pass_context
+def run(
+    ctx: click.Context, *, image: str, image_pull_policy: str, namespaces: tuple[str, ...], leader_elect: bool,
+    lease_name: str, lease_namespace: str | None, metrics_host: str, metrics_port: int, workers: int,
+    compare_seconds: float, log_level: str, kubeconfig: Path | None, context: str | None,
+) -> None:  # fmt: skip
+    """Run until SIGTERM."""
+    configure(log_level)
+    # A container that was started anew isn't the process that held the Lease.
+    identity = f"{os.environ.get('HOSTNAME', 'local')}_{uuid.uuid4()}"
+    election = None
+    if leader_elect:
+        namespace = lease_namespace or _own_namespace()
+        if not namespace:
+            raise click.UsageError("--lease-namespace is needed outside of a pod, or --no-leader-elect.")
+        election = Election(Key(namespace, lease_name), identity)
+    config = Config(
+        plan=Settings(image=image, image_pull_policy=image_pull_policy),
+        identity=identity,
+        namespaces=namespaces,
+        election=election,
+        kubeconfig=kubeconfig,
+        context=context,
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
+        workers=workers,
+        compare_seconds=compare_seconds,
+    )
+    # Late, so that --help answers at once.
+    from extraction_operator.runtime import run as run_operator
+
+    ctx.exit(asyncio.run(run_operator(config)))
+
+
+def _own_namespace() -> str:
+    return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

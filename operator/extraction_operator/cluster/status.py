@@ -1,0 +1,132 @@
+"""Statuses, written in batches: the newest of each object, once a second, and only where something differs."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from extraction_contract.source import DataSourceStatus
+from extraction_contract.status import ExtractionJobStatus
+from extraction_operator.cluster.client import Api
+from extraction_operator.cluster.errors import ApiError, ClusterError
+from extraction_operator.cluster.kinds import Kind
+from extraction_operator.plan.values import Event, Key
+from extraction_operator.workers import describe
+
+log = logging.getLogger(__name__)
+
+Status = ExtractionJobStatus | DataSourceStatus
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A status that is to be written, and the Events that are true once it is."""
+
+    kind: Kind
+    key: Key
+    uid: str
+    status: Status
+    events: tuple[Event, ...] = ()
+
+
+class Statuses:
+    """Holds statuses until they are written.
+
+    Parameters
+    ----------
+    merge
+        Takes what a write returned into the store.
+    written
+        Told what was written, or needn't be: its Events are true now.
+    failed
+        Told what couldn't be written, and why. It isn't kept: deciding again makes a newer one.
+    parallel
+        How many are written at the same time.
+    """
+
+    def __init__(
+        self, api: Api, merge: Callable[[Kind, dict[str, Any]], object], *,
+        written: Callable[[Draft], None], failed: Callable[[Draft], None], parallel: int = 8,
+    ) -> None:  # fmt: skip
+        self._api = api
+        self._merge = merge
+        self._written = written
+        self._failed = failed
+        self._waiting: dict[tuple[Kind, Key], Draft] = {}
+        self._slots = asyncio.Semaphore(parallel)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def offer(self, draft: Draft, stored: Status) -> None:
+        """Have a status written with the next batch, in place of an older one; skip it where nothing differs."""
+        draft = self._take_over(draft)
+        if draft.status == stored:
+            self._written(draft)
+        else:
+            self._waiting[draft.kind, draft.key] = draft
+
+    async def write(self, draft: Draft, stored: Status) -> None:
+        """Write a status now.
+
+        Raises
+        ------
+        ClusterError
+            It couldn't be written.
+        """
+        draft = self._take_over(draft)
+        if draft.status == stored:
+            self._written(draft)
+        else:
+            await self._write(draft)
+
+    def forget(self, kind: Kind, key: Key) -> None:
+        """Drop what waits for an object that is gone."""
+        self._waiting.pop((kind, key), None)
+
+    async def flush(self) -> None:
+        """Write what waits."""
+        drafts, self._waiting = tuple(self._waiting.values()), {}
+        await asyncio.gather(*(self._try(draft) for draft in drafts))
+
+    async def run(self, interval: float = 1.0) -> None:
+        """Write what waits, again and again."""
+        while True:
+            await asyncio.sleep(interval)
+            await self.flush()
+
+    def _take_over(self, draft: Draft) -> Draft:
+        """Drop what waits of the same object; its Events belong to the newer one."""
+        older = self._waiting.pop((draft.kind, draft.key), None)
+        if older is None or older.uid != draft.uid or not older.events:
+            return draft
+        return Draft(draft.kind, draft.key, draft.uid, draft.status, _unique((*older.events, *draft.events)))
+
+    async def _try(self, draft: Draft) -> None:
+        try:
+            await self._write(draft)
+        except ClusterError as error:
+            log.warning(
+                "A status wasn't written.",
+                extra={"kind": str(draft.kind), "key": str(draft.key), "error": describe(error)},
+            )
+            self._failed(draft)
+
+    async def _write(self, draft: Draft) -> None:
+        # Fields that are None become null and so are removed: what is stored before doesn't matter. The uid is a
+        # precondition: another object of this name shall not get it.
+        patch = {"metadata": {"uid": draft.uid}, "status": draft.status.model_dump(mode="json", by_alias=True)}
+        async with self._slots:
+            try:
+                answer = await self._api.merge(draft.kind, draft.key.namespace, draft.key.name, patch, "status")
+            except ApiError as error:
+                if error.is_gone or error.is_conflict:
+                    return
+                raise
+        self._merge(draft.kind, answer)
+        self._written(draft)
+
+
+def _unique(events: Iterable[Event]) -> tuple[Event, ...]:
+    return tuple(dict.fromkeys(events))

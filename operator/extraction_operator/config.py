@@ -1,0 +1,40 @@
+"""How this process runs, as the command line says."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from extraction_operator.cluster.leader import Timing
+from extraction_operator.plan.settings import Settings
+from extraction_operator.plan.values import Key
+
+
+@dataclass(frozen=True)
+class Election:
+    """Where the Lease is, and who we are in it."""
+
+    lease: Key
+    identity: str
+    timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True)
+class Config:
+    """How this process runs."""
+
+    plan: Settings
+    identity: str
+    """Name of this process: of its pod, and a part that no other process has."""
+    namespaces: tuple[str, ...] = ()
+    """What is watched; empty is everything."""
+    election: Election | None = None
+    """None where there is one replica and never two."""
+    kubeconfig: Path | None = None
+    context: str | None = None
+    metrics_host: str = "0.0.0.0"  # noqa: S104 -- the kubelet and Prometheus ask from outside of the pod
+    metrics_port: int = 8080
+    workers: int = 16
+    """Keys that are worked on at the same time."""
+    compare_seconds: float = 300.0
+    """Between two comparisons of the store by LIST."""
+    flush_seconds: float = 1.0
+    """Between two batches of statuses."""

@@ -1,0 +1,265 @@
+"""One key: gather what is observed, have ``plan`` decide, carry it out. Doing so twice is harmless."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Protocol
+
+from extraction_contract.models import DataSource, ExtractionJob
+from extraction_operator.cluster.children import Children
+from extraction_operator.cluster.errors import ApiError, ForeignObjectError
+from extraction_operator.cluster.events import About, Events
+from extraction_operator.cluster.kinds import DATA_SOURCE, EXTRACTION_JOB, Kind
+from extraction_operator.cluster.lookups import Lookups
+from extraction_operator.cluster.status import Draft, Statuses
+from extraction_operator.cluster.warnings import Warnings
+from extraction_operator.dispatch import Dispatch
+from extraction_operator.plan.budget import Budget, claim_of
+from extraction_operator.plan.conditions import find
+from extraction_operator.plan.facts import FINAL
+from extraction_operator.plan.job import decide_job
+from extraction_operator.plan.settings import Settings
+from extraction_operator.plan.source import decide_source
+from extraction_operator.plan.values import (
+    Action,
+    AddFinalizer,
+    ChildJob,
+    CreateJob,
+    DeleteJob,
+    Event,
+    Grant,
+    JobDecision,
+    Key,
+    LookForWarnings,
+    ObservedJob,
+    ObservedSource,
+    RemoveFinalizer,
+    Role,
+    ScaleJob,
+    SourceDecision,
+)
+from extraction_operator.store import Parent, Ref
+
+_REFUSED = frozenset({400, 403, 422})
+
+
+class Observer(Protocol):
+    """Who counts; :class:`extraction_operator.observe.metrics.Metrics` in the operator."""
+
+    def lead_created(self, seconds: float) -> None:
+        """Take note that a job's first lead Job was created so long after the job was seen."""
+
+
+@dataclass(frozen=True)
+class Hands:
+    """What a decision is carried out with."""
+
+    children: Children
+    statuses: Statuses
+    events: Events
+    warnings: Warnings
+    lookups: Lookups
+
+
+class Reconciler:
+    """Works on keys.
+
+    Parameters
+    ----------
+    again
+        Adds a key to the queue, with a delay in seconds.
+    now
+        The time of day.
+    """
+
+    def __init__(
+        self, dispatch: Dispatch, budget: Budget, settings: Settings, hands: Hands, observer: Observer, *,
+        again: Callable[[Ref, float], None], now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:  # fmt: skip
+        self._dispatch = dispatch
+        self._store = dispatch.store
+        self._budget = budget
+        self._settings = settings
+        self._hands = hands
+        self._observer = observer
+        self._again = again
+        self._now = now
+
+    async def reconcile(self, ref: Ref) -> None:
+        """Bring one object a step further.
+
+        Raises
+        ------
+        ClusterError
+            Something couldn't be carried out; try again later.
+        """
+        if ref.kind is Parent.JOB:
+            await self._reconcile_job(ref)
+        else:
+            await self._reconcile_source(ref)
+
+    async def _reconcile_job(self, ref: Ref) -> None:
+        observed = await self._observe_job(ref.key)
+        if observed is None:
+            return
+        decision = decide_job(observed, self._settings)
+        if names := _asked(decision.actions):
+            warnings = await self._hands.warnings.about(ref.key.namespace, names)
+            observed = await self._observe_job(ref.key)
+            if observed is None:
+                return
+            decision = decide_job(replace(observed, warnings=warnings), self._settings)
+        await self._carry_out(ref, EXTRACTION_JOB, observed.job, decision)
+
+    async def _reconcile_source(self, ref: Ref) -> None:
+        observed = self._observe_source(ref.key)
+        if observed is None:
+            return
+        decision = decide_source(observed, self._settings)
+        if names := _asked(decision.actions):
+            warnings = await self._hands.warnings.about(ref.key.namespace, names)
+            observed = self._observe_source(ref.key)
+            if observed is None:
+                return
+            decision = decide_source(replace(observed, warnings=warnings), self._settings)
+        await self._carry_out(ref, DATA_SOURCE, observed.source, decision)
+
+    # Observing ---------------------------------------------------------------------------------------------------
+
+    async def _observe_job(self, key: Key) -> ObservedJob | None:
+        brief = self._store.brief(key)
+        if brief is None:
+            return None
+        lookups = self._hands.lookups
+        terminating = brief.deleting and await lookups.is_terminating(key.namespace)
+        modes = await lookups.claim_modes(key.namespace, brief.claim) if brief.claim and not brief.is_final else ()
+        # From here on nothing is awaited: what is observed is of one moment.
+        job = self._store.job(key)
+        if job is None:
+            return None
+        now, uid = self._now(), job.metadata.uid or ""
+        source = self._store.source(brief.source)
+        jobs = self._store.children(uid)
+        return ObservedJob(
+            job=job,
+            now=now,
+            source=source,
+            grant=self._ask(key, job, source, jobs, now),
+            jobs=jobs,
+            pods=self._store.pods(uid),
+            namespace_terminating=terminating,
+            claim_modes=modes,
+        )
+
+    def _ask(
+        self, key: Key, job: ExtractionJob, source: DataSource | None, jobs: tuple[ChildJob, ...], now: datetime
+    ) -> Grant:
+        """Ask for a part of the budget, or give it back."""
+        if source is None or not _wants_budget(job, source, jobs, now):
+            if group := self._budget.release(key):
+                self._dispatch.wake_group(group)
+            return Grant(admitted=False, reason="It doesn't want to begin.")
+        began = self._budget.active(Key(key.namespace, source.metadata.name))
+        grant = self._budget.ask(claim_of(job, source, jobs, now), now)
+        if grant.admitted and self._budget.active(Key(key.namespace, source.metadata.name)) > began:
+            # The next in line may begin, too, and those at work have to make room.
+            self._dispatch.wake_group(source.budget_group)
+        return grant
+
+    def _observe_source(self, key: Key) -> ObservedSource | None:
+        source = self._store.source(key)
+        if source is None:
+            return None
+        uid = source.metadata.uid or ""
+        # Counted from the store: the ledger of an operator that has just started isn't complete, and the source's
+        # finalizer depends on it.
+        briefs = [self._store.brief(job) for job in self._store.open_jobs(key)]
+        active = sum(1 for brief in briefs if brief and (brief.is_begun or self._store.children(brief.uid)))
+        return ObservedSource(
+            source=source,
+            now=self._now(),
+            jobs=self._store.children(uid),
+            pods=self._store.pods(uid),
+            active_jobs=active,
+            waiting_jobs=self._budget.waiting(key),
+            reserved_connections=self._budget.reserved(source.budget_group),
+        )
+
+    # Carrying out ------------------------------------------------------------------------------------------------
+
+    async def _carry_out(
+        self, ref: Ref, kind: Kind, declared: ExtractionJob | DataSource, decision: JobDecision | SourceDecision
+    ) -> None:
+        if decision.again_at is not None:
+            self._again(ref, (decision.again_at - self._now()).total_seconds())
+        uid = declared.metadata.uid or ""
+        draft = Draft(kind, ref.key, uid, decision.status, decision.events)
+        if decision.urgent:
+            await self._hands.statuses.write(draft, declared.status)
+        else:
+            self._hands.statuses.offer(draft, declared.status)
+        for action in decision.actions:
+            await self._act(ref, kind, uid, action)
+
+    async def _act(self, ref: Ref, kind: Kind, uid: str, action: Action) -> None:
+        children, namespace = self._hands.children, ref.key.namespace
+        match action:
+            case CreateJob():
+                await self._create(ref.key, kind, uid, action)
+            case DeleteJob():
+                await children.delete(namespace, action)
+            case ScaleJob():
+                await children.scale(namespace, action)
+            case AddFinalizer() | RemoveFinalizer():
+                await self._set_finalizer(ref, kind, uid, present=isinstance(action, AddFinalizer))
+            case LookForWarnings():
+                pass  # done before the decision
+
+    async def _set_finalizer(self, ref: Ref, kind: Kind, uid: str, *, present: bool) -> None:
+        # Not the object that was decided about: its status may have been written since, and only the newest version
+        # may be changed.
+        newest = self._store.job(ref.key) if ref.kind is Parent.JOB else self._store.source(ref.key)
+        if newest is None or newest.metadata.uid != uid:
+            return
+        await self._hands.children.set_finalizer(
+            kind, ref.key, uid=uid, version=newest.metadata.resource_version or "",
+            finalizers=newest.metadata.finalizers, present=present,
+        )  # fmt: skip
+
+    async def _create(self, key: Key, kind: Kind, uid: str, action: CreateJob) -> None:
+        try:
+            await self._hands.children.create(key.namespace, uid, action)
+        except (ApiError, ForeignObjectError) as error:
+            if isinstance(error, ForeignObjectError) or error.status in _REFUSED:
+                # A quota, an admission policy, a name that is taken: only people can help, so tell them.
+                message = f"Job {action.name} can't be created: {error}"
+                self._hands.events.add(About(kind, key, uid), Event("ChildRefused", message, warning=True))
+            raise
+        if action.role is Role.LEAD and (seconds := self._dispatch.seen_for(key)) is not None:
+            self._observer.lead_created(seconds)
+
+
+def _asked(actions: tuple[Action, ...]) -> tuple[str, ...]:
+    """Return the names of children whose events a decision wants to know."""
+    return tuple(name for action in actions if isinstance(action, LookForWarnings) for name in action.names)
+
+
+def _wants_budget(job: ExtractionJob, source: DataSource, jobs: tuple[ChildJob, ...], now: datetime) -> bool:
+    """Whether a job has connections, or would begin if it got some."""
+    if any(child.active or child.terminating for child in jobs):
+        return True
+    if job.status.phase in FINAL:
+        return False
+    if job.status.phase not in {None, "Pending"} or jobs:
+        return True
+    ready = find(source.status.conditions, "Ready")
+    later = job.status.next_attempt_time
+    return (
+        job.metadata.deletion_timestamp is None
+        and not job.spec.cancel
+        and not job.spec.suspend
+        and ready is not None
+        and ready.status == "True"
+        and source.status.observed_generation >= source.metadata.generation
+        and (later is None or later <= now)
+    )

@@ -1,0 +1,343 @@
+"""What is known: the newest version of each object, and which child belongs to which parent.
+
+Fed by ``watch``, by replies to our own writes, and by the paged LIST (``listing``). None of them comes in order
+with the others, so each object's ``resourceVersion`` decides, and what is gone leaves a tombstone.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from extraction_contract.models import DataSource, ExtractionJob
+from extraction_operator.cluster import parse
+from extraction_operator.cluster.kinds import DATA_SOURCE, EXTRACTION_JOB, JOB, POD, Kind
+from extraction_operator.plan.facts import BEGUN, FINAL
+from extraction_operator.plan.values import ChildJob, Key, Pod
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_TOMBSTONES = 10_000
+
+
+class Parent(StrEnum):
+    """The kinds that are decided about."""
+
+    JOB = "ExtractionJob"
+    SOURCE = "DataSource"
+
+
+@dataclass(frozen=True, order=True)
+class Ref:
+    """An object to decide about."""
+
+    kind: Parent
+    key: Key
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key}"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An object that can't be read."""
+
+    problem: str
+
+
+@dataclass(frozen=True)
+class Change(Generic[T]):
+    """What became of an object; None is absent."""
+
+    key: Key
+    owner: str
+    before: T | None
+    after: T | None
+
+
+def is_newer(version: str, known: str) -> bool:
+    """Whether a ``resourceVersion`` is newer than another of the same kind.
+
+    They are compared as the API conventions allow since Kubernetes 1.35, and as etcd has always made them: as decimal
+    numbers. Of versions that aren't, what comes later counts as newer.
+    """
+    if version.isdecimal() and known.isdecimal():
+        return int(version) > int(known)
+    return version != known
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[T]):
+    version: str
+    owner: str
+    value: T
+
+
+class Table(Generic[T]):
+    """The objects of one kind.
+
+    ``owner`` of an object is a uid: that of its parent for children, its own for parents.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[Key, _Entry[T]] = {}
+        self._owned: dict[str, set[Key]] = {}
+        self._gone: OrderedDict[Key, str] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(tuple(self._entries))
+
+    def get(self, key: Key) -> T | None:
+        """Return an object."""
+        entry = self._entries.get(key)
+        return None if entry is None else entry.value
+
+    def owned(self, owner: str) -> Iterator[T]:
+        """Return the objects of an owner, ordered by name."""
+        return (self._entries[key].value for key in sorted(self._owned.get(owner, ())))
+
+    def is_news(self, key: Key, version: str) -> bool:
+        """Whether this version of an object is newer than what is known of it."""
+        entry = self._entries.get(key)
+        known = entry.version if entry is not None else self._gone.get(key)
+        return known is None or is_newer(version, known)
+
+    def put(self, key: Key, version: str, owner: str, value: T) -> Change[T]:
+        """Store a version that is news."""
+        before = self._drop(key)
+        self._gone.pop(key, None)
+        self._entries[key] = _Entry(version, owner, value)
+        self._owned.setdefault(owner, set()).add(key)
+        return Change(key, owner, before.value if before else None, value)
+
+    def remove(self, key: Key, version: str) -> Change[T]:
+        """Forget an object as of a version; older ones don't bring it back."""
+        before = self._drop(key)
+        self._gone[key] = version
+        self._gone.move_to_end(key)
+        if len(self._gone) > _TOMBSTONES:
+            self._gone.popitem(last=False)
+        return Change(key, before.owner if before else "", before.value if before else None, None)
+
+    def older_than(self, version: str) -> Iterator[Key]:
+        """Return the keys of objects that a LIST of this version must have shown."""
+        return (key for key, entry in tuple(self._entries.items()) if not is_newer(entry.version, version))
+
+    def _drop(self, key: Key) -> _Entry[T] | None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            owned = self._owned[entry.owner]
+            owned.discard(key)
+            if not owned:
+                del self._owned[entry.owner]
+        return entry
+
+
+@dataclass(frozen=True)
+class Brief:
+    """What of an ExtractionJob is asked for without looking at the whole.
+
+    The whole is kept as JSON and parsed when it is decided about: five thousand jobs take 10 MB like this, and 85 MB as
+    models.
+    """
+
+    uid: str
+    source: Key
+    phase: str
+    deleting: bool
+    created: str
+    """In UTC and in ISO 8601: ordered like the times."""
+    claim: str
+    """The claim of a volume sink; empty for others."""
+    document: bytes
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return self.phase in FINAL
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the job has begun and not ended."""
+        return self.phase in BEGUN
+
+
+class Store:
+    """Everything that is known.
+
+    Parameters
+    ----------
+    on_job, on_source
+        Told what changed about an ExtractionJob or a DataSource.
+    on_child
+        Told whose child changed.
+    on_broken
+        Told what can't be read.
+    """
+
+    def __init__(
+        self, *,
+        on_job: Callable[[Change[Brief]], None],
+        on_source: Callable[[Change[DataSource]], None],
+        on_child: Callable[[Ref], None],
+        on_broken: Callable[[Kind, Key, str], None],
+    ) -> None:  # fmt: skip
+        self._on_job = on_job
+        self._on_source = on_source
+        self._on_child = on_child
+        self._on_broken = on_broken
+        self._jobs: Table[Brief | Broken] = Table()
+        self._sources: Table[DataSource | Broken] = Table()
+        self._children: Table[ChildJob] = Table()
+        self._pods: Table[Pod | None] = Table()
+        self._parents: dict[str, Ref] = {}
+        """Parents by their uid."""
+        self._open: dict[Key, set[Key]] = {}
+        """Jobs that haven't ended, by their source."""
+
+    # Reading -----------------------------------------------------------------------------------------------------
+
+    def job(self, key: Key) -> ExtractionJob | None:
+        """Return an ExtractionJob; None where there is none that can be read."""
+        found = self._jobs.get(key)
+        return parse.parse_job(found.document) if isinstance(found, Brief) else None
+
+    def brief(self, key: Key) -> Brief | None:
+        """Return the outline of an ExtractionJob; None where there is none that can be read."""
+        found = self._jobs.get(key)
+        return found if isinstance(found, Brief) else None
+
+    def source(self, key: Key) -> DataSource | None:
+        """Return a DataSource; None where there is none that can be read."""
+        found = self._sources.get(key)
+        return found if isinstance(found, DataSource) else None
+
+    def children(self, uid: str) -> tuple[ChildJob, ...]:
+        """Return the Jobs of a parent."""
+        return tuple(self._children.owned(uid))
+
+    def pods(self, uid: str) -> tuple[Pod, ...]:
+        """Return the pods of a parent, as far as they are of interest."""
+        return tuple(pod for pod in self._pods.owned(uid) if pod is not None)
+
+    def open_jobs(self, source: Key) -> tuple[Key, ...]:
+        """Return the jobs of a source that haven't ended."""
+        return tuple(sorted(self._open.get(source, ())))
+
+    def refs(self) -> Iterator[Ref]:
+        """Return everything to decide about; first the jobs that are under way, because what they hold isn't free."""
+        briefs = [(key, brief) for key in self._jobs if (brief := self.brief(key)) is not None]
+        briefs.sort(key=lambda item: (not item[1].is_begun, item[1].is_final, item[1].created, item[0]))
+        yield from (Ref(Parent.JOB, key) for key, _ in briefs)
+        yield from (Ref(Parent.SOURCE, key) for key in self._sources)
+
+    def phases(self) -> Iterator[str]:
+        """Return the phase of each job."""
+        return (brief.phase or "Pending" for key in self._jobs if (brief := self.brief(key)) is not None)
+
+    # Writing -----------------------------------------------------------------------------------------------------
+
+    def apply(self, kind: Kind, raw: parse.Raw, *, deleted: bool = False) -> bool:
+        """Merge an object, or its end; return whether it was news."""
+        metadata = raw["metadata"]
+        key, version = Key(metadata["namespace"], metadata["name"]), str(metadata["resourceVersion"])
+        table = self._table(kind)
+        if not table.is_news(key, version):
+            return False
+        if deleted:
+            self._tell(kind, table.remove(key, version))
+            return True
+        try:
+            owner, value = self._parse(kind, raw)
+        except parse.UnreadableError as error:
+            self._on_broken(kind, key, str(error))
+            if kind in {JOB, POD}:
+                # Labels like ours on something that isn't: nothing of ours is known by it.
+                self._tell(kind, table.remove(key, version))
+                return True
+            owner, value = metadata["uid"], Broken(str(error))
+        self._tell(kind, table.put(key, version, owner, value))
+        return True
+
+    def gone(self, kind: Kind, key: Key, version: str) -> None:
+        """Take note that an object wasn't there at this version of a LIST, or when it was asked for."""
+        table = self._table(kind)
+        if table.get(key) is not None or key in table:
+            self._tell(kind, table.remove(key, version))
+
+    def absent(self, kind: Kind, listed: Iterable[Key], version: str, namespace: str | None) -> list[Key]:
+        """Return the objects that a LIST of this version should have shown, and didn't."""
+        there = set(listed)
+        return [
+            key for key in self._table(kind).older_than(version)
+            if key not in there and namespace in {None, key.namespace}
+        ]  # fmt: skip
+
+    def _parse(self, kind: Kind, raw: parse.Raw) -> tuple[str, Any]:
+        uid = str(raw["metadata"]["uid"])
+        if kind == EXTRACTION_JOB:
+            document = parse.as_document(raw)
+            return uid, _brief(parse.parse_job(document), document)
+        if kind == DATA_SOURCE:
+            return uid, parse.parse_source(parse.as_document(raw))
+        if kind == JOB:
+            return parse.owner_uid(raw), parse.parse_child(raw)
+        pod = parse.parse_pod(raw)
+        # Its version is kept, so that an older event doesn't bring back what isn't of interest any more.
+        return parse.owner_uid(raw), pod if parse.is_of_interest(pod) else None
+
+    def _table(self, kind: Kind) -> Table[Any]:
+        tables: dict[Kind, Table[Any]] = {
+            EXTRACTION_JOB: self._jobs, DATA_SOURCE: self._sources, JOB: self._children, POD: self._pods,
+        }  # fmt: skip
+        return tables[kind]
+
+    def _tell(self, kind: Kind, change: Change[Any]) -> None:
+        """Keep the indexes, then tell who has to know."""
+        if kind == EXTRACTION_JOB:
+            self._index(change.key, change.before, change.after)
+            self._name(Ref(Parent.JOB, change.key), change)
+            self._on_job(Change(change.key, change.owner, _readable(change.before), _readable(change.after)))
+        elif kind == DATA_SOURCE:
+            self._name(Ref(Parent.SOURCE, change.key), change)
+            self._on_source(Change(change.key, change.owner, _readable(change.before), _readable(change.after)))
+        elif (change.before is not None or change.after is not None) and (parent := self._parents.get(change.owner)):
+            self._on_child(parent)
+
+    def _index(self, key: Key, before: Brief | Broken | None, after: Brief | Broken | None) -> None:
+        if isinstance(before, Brief) and (jobs := self._open.get(before.source)) is not None:
+            jobs.discard(key)
+            if not jobs:
+                del self._open[before.source]
+        if isinstance(after, Brief) and not after.is_final:
+            self._open.setdefault(after.source, set()).add(key)
+
+    def _name(self, ref: Ref, change: Change[Any]) -> None:
+        if change.after is not None:
+            self._parents[change.owner] = ref
+        else:
+            self._parents.pop(change.owner, None)
+
+
+def _brief(job: ExtractionJob, document: bytes) -> Brief:
+    metadata = job.metadata
+    created = metadata.creation_timestamp
+    return Brief(
+        uid=metadata.uid or "",
+        source=Key(metadata.namespace or "", job.spec.data_source_ref.name),
+        phase=job.status.phase or "",
+        deleting=metadata.deletion_timestamp is not None,
+        created=created.isoformat() if created else "",
+        claim=volume.claim_name if (volume := job.spec.sink.volume) is not None else "",
+        document=document,
+    )
+
+
+def _readable(value: Any) -> Any:
+    return None if isinstance(value, Broken) else value
