@@ -69,6 +69,11 @@ class Kind:
         """Path of the generated file below the root."""
         return f"crds/{self.plural}.yaml"
 
+    @property
+    def chart_file(self) -> str:
+        """Path of the chart's copy below the root."""
+        return f"charts/extraction-operator/templates/crds/{self.plural}.yaml"
+
     def models(self) -> dict[str, type[Contract]]:
         """Return every model that the kind contains, by name."""
         return {found.__name__: found for found in models_in(self.model)}
@@ -108,6 +113,14 @@ class Kind:
     def text(self) -> str:
         """Return the generated file."""
         return _HEADER + yaml.dump(self.document(), Dumper=_Plain, sort_keys=False, width=118, allow_unicode=True)
+
+    def chart_text(self) -> str:
+        """Return the chart's copy: a template, because Helm never upgrades what is in a chart's folder ``crds``."""
+        name = f"  name: {self.plural}.{GROUP}\n"
+        # What looks like an action of the template must come out as it is.
+        plain = self.text().replace("{{", '{{ "{{" }}')
+        body = plain.replace(name, f'{name}{{{{- include "extraction-operator.crdMetadata" . | nindent 2 }}}}\n', 1)
+        return f"{{{{- if .Values.crds.enabled }}}}\n{body}{{{{- end }}}}\n"
 
 
 _READY = '.status.conditions[?(@.type=="Ready")]'
@@ -149,7 +162,8 @@ KINDS = (
 def generated() -> dict[str, str]:
     """Return the text of every generated file by its path below the root."""
     schemas = [(kind.name, kind.short, kind.schema()) for kind in KINDS]
-    return {kind.file: kind.text() for kind in KINDS} | {"docs/reference.md": reference(schemas)}
+    files = {kind.file: kind.text() for kind in KINDS} | {kind.chart_file: kind.chart_text() for kind in KINDS}
+    return files | {"docs/reference.md": reference(schemas)}
 
 
 def main(arguments: list[str] | None = None) -> int:
