@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from extraction_worker.sink.compressed import GZIP_LEVEL
 from extraction_worker.sink.gate import Gate
-from extraction_worker.sink.groups import ALIGNMENT, Groups, aligned
+from extraction_worker.sink.groups import ALIGNMENT, Groups, aligned, batch_bits
 from extraction_worker.sink.wire import require_schema
 
 _GROUP_ROWS = 1 << 20
@@ -26,6 +26,9 @@ _LEVELS = {"ZSTD": 1, "GZIP": GZIP_LEVEL}
 _SAMPLE_SLICES = 8
 _LONG = 64
 """Bytes. Nobody filters by ranges of longer strings, and their minima and maxima cost a comparison for each value."""
+_WIDE_BYTES = 64 << 10
+"""Mean bytes of a row from which on pages are cut after each value: after 1,024 values a whole row group, tens of MiB,
+would be one page, twice in memory."""
 _TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
 _INTEGERS = (pa.types.is_integer, pa.types.is_date32, pa.types.is_time64, pa.types.is_timestamp)
 _DECODE_BYTES, _DECODE_ROWS = 8 << 20, 1 << 14
@@ -72,6 +75,8 @@ class ParquetEncoder:
             # Pages of lists are cut by values, not by rows: only one chunk is the same for any batching.
             table = table.combine_chunks()
         if self._writer is None:
+            # By the first group, which depends on the rows alone.
+            self._wide = self._wide or sum(map(batch_bits, batches)) > table.num_rows * 8 * _WIDE_BYTES
             self._writer = self._open(table)
         if table.num_rows:
             self._writer.write_table(table, row_group_size=table.num_rows)

@@ -210,6 +210,19 @@ def test_wide_rows_take_one_value_a_page_and_come_back() -> None:
     assert pa.Table.from_batches(decoded(PARQUET, batch.schema, data)).equals(pa.Table.from_batches([batch]))
 
 
+def test_rows_are_wide_by_what_the_first_group_holds_too() -> None:
+    def encode(width: int, *, wide: bool) -> bytes:
+        batch = pa.record_batch(
+            {"n": pa.array(range(40)), "text": pa.array([f"{n:07}" * (width // 7) for n in range(40)])}
+        )
+        results = {encoded(PARQUET, batch.schema, cut(batch, size), wide=wide) for size in (1, 7, 40)}
+        [result] = results
+        return result
+
+    assert encode(70_000, wide=False) == encode(70_000, wide=True)
+    assert encode(60_000, wide=False) != encode(60_000, wide=True)
+
+
 def test_parquet_encodes_each_column_by_what_a_sample_says() -> None:
     batch = many_rows(9_000)
     metadata = pq.read_metadata(io.BytesIO(encoded(PARQUET, batch.schema, [batch])))
