@@ -77,6 +77,36 @@ def run(
     ctx.exit(asyncio.run(run_operator(config)))
 
 
+@main.command()
+@click.option("--deployment", default=None, help="The operator's Deployment, to be stopped first.")
+@click.option("--lease-name", default=None, help="Its Lease: wait until nobody holds it.")
+@click.option("--own-namespace", default=None, help="The namespace of both. Default: that of this pod.")
+@click.option("--namespace", "namespaces", multiple=True, help="Look here alone; repeatable. Default: everywhere.")
+@click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=None,
+              help="Default: the service account in a pod, else as kubectl finds it.")  # fmt: skip
+@click.option("--context", default=None, help="Context of the kubeconfig.")
+def release_finalizers(
+    *, deployment: str | None, lease_name: str | None, own_namespace: str | None, namespaces: tuple[str, ...],
+    kubeconfig: Path | None, context: str | None,
+) -> None:  # fmt: skip
+    """Take the operator's finalizer off all objects, before it is uninstalled.
+
+    Jobs that run go on without the operator; staging of those that are deleted then isn't cleaned up.
+    """
+    configure("info")
+    own = own_namespace or _own_namespace()
+    if (deployment or lease_name) and not own:
+        raise click.UsageError("--own-namespace is needed outside of a pod.")
+    from extraction_operator.release import release
+
+    asyncio.run(
+        release(
+            namespaces, deployment=Key(own, deployment) if deployment else None,
+            lease=Key(own, lease_name) if lease_name else None, kubeconfig=kubeconfig, context=context,
+        )
+    )  # fmt: skip
+
+
 def _own_namespace() -> str:
     return _NAMESPACE_FILE.read_text().strip() if _NAMESPACE_FILE.exists() else ""
 
