@@ -12,7 +12,10 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
-$(SMALL): pyproject.toml constraints.txt
+# The library that reads COPY is compiled when the project is installed.
+COMPILED := hatch_build.py $(wildcard extractor/extraction_worker/source/copy/*.[ch])
+
+$(SMALL): pyproject.toml constraints.txt $(COMPILED)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or later is needed: make PYTHON=python3.12"; exit 1; }
 	@echo "Setting up $(VENV) …"

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 _PACKAGES = (
-    "extraction-operator", "adbc-driver-postgresql", "pyarrow", "duckdb", "duckdb-extension-postgres-scanner",
+    "extraction-operator", "pyarrow", "duckdb", "duckdb-extension-postgres-scanner",
     "connectorx", "psycopg", "xxhash",
 )  # fmt: skip
 

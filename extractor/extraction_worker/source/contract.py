@@ -1,7 +1,7 @@
 """The session contract: what holds in every transaction of ours, whatever the role, database or pooler sets.
 
-It is set per transaction (``SET LOCAL``), because a session's settings leak to others behind a pooler and an ADBC
-connection falls back to READ COMMITTED, READ WRITE after a rollback. See PostgreSQL's documentation of each setting.
+It is set per transaction (``SET LOCAL``), because a session's settings leak to others behind a pooler, and a
+transaction that isn't told otherwise is READ COMMITTED, READ WRITE. See PostgreSQL's documentation of each setting.
 """
 
 from collections.abc import Iterable

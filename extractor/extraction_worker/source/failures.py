@@ -1,4 +1,4 @@
-"""Maps what psycopg, ADBC and libpq raise to our errors: by SQLSTATE, then by the words of a failed connection."""
+"""Maps what psycopg and libpq raise to our errors: by SQLSTATE, then by the words of a failed connection."""
 
 import re
 
@@ -101,7 +101,7 @@ def translate(error: BaseException, doing: str, *, state: str | None = None) -> 
     Parameters
     ----------
     error
-        What psycopg or ADBC raised; an ExtractionError is returned as it is.
+        What psycopg raised; an ExtractionError is returned as it is.
     doing
         What we were doing and on which object, to begin the message with, e.g. ``reading chunk 12``.
     state

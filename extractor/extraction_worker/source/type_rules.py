@@ -1,7 +1,8 @@
 """What each PostgreSQL type becomes: the table of rules, resolved through domains and arrays. Pure values.
 
-ADBC decodes a few types exactly; every other type travels as the text that PostgreSQL prints for it. Rules are
-looked up by name in ``pg_catalog`` only: a user's type of the same name is another type, and travels as text.
+The decoder (:mod:`extraction_worker.source.copy`) knows a few types; every other type travels as the text that
+PostgreSQL prints for it. Rules are looked up by name in ``pg_catalog`` only: a user's type of the same name is another
+type, and travels as text.
 """
 
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ class Rule:
     conversion
         What the client does.
     transport
-        The Arrow type that ADBC delivers.
+        The Arrow type that arrives.
     target
         The Arrow type that is written.
     casts
@@ -81,7 +82,7 @@ _RULES = {
     "bpchar": _kept("bpchar", pa.string()),  # ::text would strip the padding
     "name": _kept("name", pa.string()),
     "uuid": _kept("uuid", pa.uuid()),
-    "oid": _kept("int8", pa.int64()),  # ADBC reads it as a signed int4
+    "oid": _kept("int8", pa.int64()),  # unsigned, of 32 bits
     "date": _kept("date", pa.date32(), Conversion.DATE),
     "time": _kept("time", pa.time64("us"), Conversion.TIME),
     "timestamp": _kept("timestamp", pa.timestamp("us"), Conversion.TIMESTAMP),
@@ -129,8 +130,7 @@ def rule(pg_type: PgType) -> Rule:
     if pg_type.namespace != "pg_catalog" or pg_type.kind != "b":
         return TEXT
     if pg_type.name == "numeric":
-        # ADBC spends 0.57 µs a value to print a numeric, PostgreSQL 0.1 µs: the server's text is cheaper, and right
-        # at any length.
+        # The server prints a numeric in 0.1 µs, exactly and at any length; Arrow reads a decimal from that.
         target = decimal_type(pg_type.typmod)
         return TEXT if target is None else Rule(Conversion.DECIMAL, pa.string(), target, ("text",))
     return _RULES.get(pg_type.name, TEXT)

@@ -1,6 +1,6 @@
 """From PostgreSQL columns to the SELECT list and the Arrow types on both ends. Pure.
 
-Every column is cast to a type that ADBC decodes exactly (:mod:`extraction_worker.source.type_rules`), so that
+Every column is cast to a type that the decoder knows (:mod:`extraction_worker.source.type_rules`), so that
 neither the driver's type cache nor a type it doesn't know can change a value. Casts carry no typmod: that would
 round or cut a value where the column has changed since it was planned, which the client is to notice.
 
@@ -13,7 +13,7 @@ happens to them is ``onUnrepresentable``:
 - ``String``: every column of a type that has such values becomes text as PostgreSQL prints it, whatever rows it
   holds: dates, timestamps, times, ``numeric(p,s)`` and all arrays.
 
-The client sees them in the values themselves, all but the shape of arrays, which ADBC flattens or fails on. The
+The client sees them in the values themselves, all but the shape of arrays, which the decoder refuses. The
 server sends NULL for such an array, and a hidden boolean column (``ColumnPlan.guard``) behind the others tells which
 NULLs are the source's own.
 """
@@ -108,7 +108,7 @@ def select_list(columns: Sequence[ColumnPlan]) -> str:
 
 
 def transport_schema(columns: Sequence[ColumnPlan]) -> pa.Schema:
-    """Return names and types of the batches that ADBC must deliver for :func:`select_list`, guards included."""
+    """Return names and types of the batches that must arrive for :func:`select_list`, guards included."""
     names = [column.name for column in columns]
     guards = [_guard_name(index, names) for index, column in enumerate(columns) if column.guard]
     return pa.schema([*zip(names, map(transport_type, columns), strict=True), *((name, pa.bool_()) for name in guards)])
@@ -130,7 +130,7 @@ def target_schema(columns: Sequence[ColumnPlan]) -> pa.Schema:
 
 
 def transport_type(column: ColumnPlan) -> pa.DataType:
-    """Return the Arrow type that ADBC must deliver for the column's expression."""
+    """Return the Arrow type that must arrive for the column's expression."""
     return _arrow(column.type, Conversion(column.conversion), target=False)
 
 

@@ -84,7 +84,7 @@ class JobSource:
 
     def open_pool(self, threads: int) -> "SourcePool":
         """Return a pool of as many sessions as there are threads, some of them open already. Takes a moment."""
-        # Here and not above: SQLAlchemy takes long to import, and not every stage reads.
+        # Here and not above: it takes time to import, and not every stage reads.
         from extraction_worker.source.pool import PoolSettings, SourcePool
 
         bounds = self._source.spec.pool

@@ -1,4 +1,4 @@
-"""Batches as ADBC delivers them become batches of the target schema, or an error; nothing is altered silently.
+"""Batches as the decoder delivers them become batches of the target schema, or an error; nothing is altered silently.
 
 All of it is vectorised, and columns that need no conversion are the same buffers before and after. A converter
 belongs to one reader: it counts what it replaced, and isn't shared between threads.
@@ -20,8 +20,9 @@ from extraction_worker.source.types import (
     transport_schema,
 )
 
-# ADBC adds the days and microseconds between 2000 and 1970 without a check, so that everything it can't hold wraps
-# to values below the first that PostgreSQL has, 4714-11-24 BC. PostgreSQL's infinities are the ends of the integers.
+# The decoder adds the days and microseconds between 1970 and 2000 without a check, so that everything it can't hold
+# wraps to values below the first that PostgreSQL has, 4714-11-24 BC. PostgreSQL's infinities are the ends of the
+# integers.
 _FIRST_DAY = -2_440_588
 _FIRST_MICROSECOND = _FIRST_DAY * 86_400_000_000
 _DAY_INFINITIES = {-(2**31) + 10_956: "infinity", -(2**31) + 10_957: "-infinity"}

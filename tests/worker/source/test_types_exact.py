@@ -1,4 +1,4 @@
-"""Every type, alone, under domains and in arrays, arrives exactly as PostgreSQL has it; read by COPY through ADBC.
+"""Every type, alone, under domains and in arrays, arrives exactly as PostgreSQL has it; read by COPY.
 
 Each plan travels as JSON in between, as it does to a worker in another pod.
 """
