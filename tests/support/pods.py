@@ -108,7 +108,8 @@ class Pods:
     def held(self, pod: str = LEAD):
         """Run ``hold`` in a thread of this process, until the block ends; yields its files."""
         stop = Stop()
-        thread = threading.Thread(target=run, args=("hold", self.invocation("hold", pod, stop=stop)), daemon=True)
+        self.holder = self.invocation("hold", pod, stop=stop)
+        thread = threading.Thread(target=run, args=("hold", self.holder), daemon=True)
         thread.start()
         try:
             yield self.lead(pod)
@@ -160,5 +161,5 @@ def wait_for_error(files: LeadFiles):
 def end(process: subprocess.Popen, seconds: float = 60) -> int:
     """Wait for a process; return its exit code."""
     _, log = process.communicate(timeout=seconds)
-    sys.stderr.write(log)  # shown where a test fails
+    sys.stderr.write(f"{process.args[5]} {log}")  # shown where a test fails
     return process.returncode

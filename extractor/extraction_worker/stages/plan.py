@@ -21,7 +21,6 @@ from extraction_worker.model import (
     SnapshotIdentity,
     Verification,
 )
-from extraction_worker.sink.formats import check_format
 from extraction_worker.source.catalog import (
     Connection,
     Relation,
@@ -244,6 +243,9 @@ def resolve_format(job: ExtractionJob) -> Format:
     InvalidManifest
         The format doesn't have the compression.
     """
+    # Here and not above: it brings pyarrow, which the holder doesn't need.
+    from extraction_worker.sink.formats import check_format
+
     declared = job.spec.sink.format
     target = declared.target_file_bytes
     chosen = Format(
