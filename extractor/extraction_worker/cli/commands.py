@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from extraction_worker.cli.arguments import JobArguments, files_argument, job_arguments, output_option
+from extraction_worker.cli.cluster import COMMANDS as IN_CLUSTER
 from extraction_worker.cli.pod import pod
 
 
@@ -101,3 +102,5 @@ def demo(rows: int, folder: Path) -> None:
 
 
 main.add_command(pod)
+for command in IN_CLUSTER:
+    main.add_command(command)
