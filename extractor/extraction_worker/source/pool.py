@@ -129,7 +129,6 @@ class SourcePool:
         Transient, Terminal
             The connection failed, in our words.
         """
-        self._pool.open()
         connection = self._check_out()
         self._count(checkouts=1)
         try:
@@ -163,9 +162,13 @@ class SourcePool:
         started = time.monotonic()
         deadline = started + self._bounds.acquire_timeout
         while (left := deadline - time.monotonic()) > 0:
-            with contextlib.suppress(PoolTimeout):
+            try:
+                self._pool.open()
                 return self._pool.getconn(min(left, _LOOK))
-            self._refuse_failed(started)
+            except PoolTimeout:
+                self._refuse_failed(started)
+            except psycopg.Error as error:  # it was closed
+                raise translate(error, "Asking the pool for a session") from None
         raise self._busy()
 
     def _busy(self) -> SourceBusy:

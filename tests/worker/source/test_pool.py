@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from extraction_worker.errors import AuthenticationFailed, NotFound, SourceBusy
+from extraction_worker.errors import AuthenticationFailed, NotFound, SourceBusy, SourceUnavailable
 from extraction_worker.source.pool import PoolSettings, SourcePool
 from extraction_worker.source.settings import Credentials
 from support.databases import settings_of, wait_until
@@ -163,5 +163,7 @@ def test_after_its_end_a_pool_closes_what_comes_back(pool_of, database18):
     with pool.session() as session:
         pool.dispose()
         assert session.row("SELECT 1") == (1,)
-    assert backends(database18) == 0
+    wait_until(lambda: backends(database18) == 0)
     pool.dispose()
+    with pytest.raises(SourceUnavailable, match="Asking the pool"), pool.session():
+        pass

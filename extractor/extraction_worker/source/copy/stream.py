@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
-from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus
+from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 from extraction_worker.errors import SourceUnavailable
@@ -54,7 +54,7 @@ def read_copy(
         columns = _describe(pgconn, query, tick)
         decoder = Decoder(columns, batch_bytes)
         pgconn.send_query(f"COPY ({query}\n) TO STDOUT (FORMAT binary)".encode())
-        _expect(_result(pgconn, tick), ExecStatus.COPY_OUT)
+        _expect(pgconn, ExecStatus.COPY_OUT, tick)
         while (found := decoder.read(address, WAIT)) is not Status.END:
             if isinstance(found, pa.RecordBatch):
                 yield found
@@ -83,9 +83,9 @@ def _describe(pgconn: PGconn, query: str, tick: Tick) -> list[WireColumn]:
 
 
 def _command(pgconn: PGconn, tick: Tick) -> PGresult:
-    """Return the result of a command that has one."""
-    result = _expect(_result(pgconn, tick), ExecStatus.COMMAND_OK)
-    _ended(pgconn, tick)
+    """Return the only result of a command, at its end."""
+    result = _expect(pgconn, ExecStatus.COMMAND_OK, tick)
+    _drain(pgconn, tick)
     return result
 
 
@@ -96,17 +96,23 @@ def _finish(pgconn: PGconn, decoder: Decoder, tick: Tick) -> None:
         raise SourceUnavailable(f"The server sent {result.command_tuples} rows, {decoder.rows} arrived.")
 
 
-def _expect(result: PGresult | None, status: ExecStatus) -> PGresult:
-    if result is None:
-        raise SourceUnavailable("The server answered with nothing.")
-    if result.status != status:
-        raise _server_error(result)
+def _expect(pgconn: PGconn, status: ExecStatus, tick: Tick) -> PGresult:
+    result = _result(pgconn, tick)
+    if result is None or result.status != status:
+        # After an error the server is ready for the next command: nothing is left to cancel.
+        _drain(pgconn, tick)
+        raise SourceUnavailable("The server answered with nothing.") if result is None else _server_error(result)
     return result
 
 
-def _ended(pgconn: PGconn, tick: Tick) -> None:
+def _drain(pgconn: PGconn, tick: Tick) -> None:
+    """Take what is left of a command's results, and the rows of those that have any."""
     while (result := _result(pgconn, tick)) is not None:
-        _expect(result, ExecStatus.COMMAND_OK)
+        while result.status == ExecStatus.COPY_OUT and (size := pgconn.get_copy_data(1)[0]) >= 0:
+            tick()
+            if size == 0:
+                _wait(pgconn, select.POLLIN, tick)
+                pgconn.consume_input()
 
 
 def _result(pgconn: PGconn, tick: Tick) -> PGresult | None:
@@ -158,12 +164,8 @@ def _abandon(connection: psycopg.Connection[Any]) -> None:
     try:
         if pgconn.status != ConnStatus.OK:
             raise _lost(pgconn)
-        connection.cancel_safe(timeout=_STOP)
-        while (result := _result(pgconn, tick)) is not None:
-            while result.status == ExecStatus.COPY_OUT and (size := pgconn.get_copy_data(1)[0]) >= 0:
-                tick()
-                if size == 0:
-                    _wait(pgconn, select.POLLIN, tick)
-                    pgconn.consume_input()
+        if pgconn.transaction_status == TransactionStatus.ACTIVE:
+            connection.cancel_safe(timeout=_STOP)
+            _drain(pgconn, tick)
     except Exception:  # noqa: BLE001 - whatever it was, the connection isn't one to use again
         connection.close()
