@@ -1,7 +1,7 @@
 """A real API server without a node: etcd and kube-apiserver on loopback, with our CRDs and an audit log.
 
-Up in seconds and cheap: for what has to be true of the API server's semantics (watches, versions, CEL, Leases), where no
-pod needs to run. Nothing acts on what is created in it: no Job controller, no garbage collector.
+Up in seconds and cheap: for what has to be true of the API server (watches, versions, CEL, Leases), where no pod needs
+to run. Nothing acts on what is created in it: no Job controller, no garbage collector.
 """
 
 import base64

@@ -58,6 +58,12 @@ class Workers(Generic[K]):
     async def run(self) -> None:
         """Work until stopped."""
         running: set[asyncio.Task[None]] = set()
+
+        def ended(task: asyncio.Task[None]) -> None:
+            # In this order: who wakes up must see that there is room.
+            running.discard(task)
+            self._changed.set()
+
         try:
             while not self._stopping:
                 self._changed.clear()
@@ -65,7 +71,7 @@ class Workers(Generic[K]):
                     self._observer.waited(taken.waited)
                     task = asyncio.create_task(self._one(taken.key))
                     running.add(task)
-                    task.add_done_callback(running.discard)
+                    task.add_done_callback(ended)
                 await self._wait(full=len(running) >= self._count)
             if running:
                 await asyncio.wait(running)
@@ -100,7 +106,6 @@ class Workers(Generic[K]):
             self._queue.done(key)
         finally:
             self._observer.worked(self._clock() - begin, failed=failed)
-            self._changed.set()
 
 
 def describe(error: BaseException) -> str:
