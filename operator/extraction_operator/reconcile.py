@@ -159,10 +159,10 @@ class Reconciler:
             if group := self._budget.release(key):
                 self._dispatch.wake_group(group)
             return Grant(admitted=False, reason="It doesn't want to begin.")
-        began = self._budget.active(Key(key.namespace, source.metadata.name))
+        before = self._budget.state(source.budget_group)
         grant = self._budget.ask(claim_of(job, source, jobs, now), now)
-        if grant.admitted and self._budget.active(Key(key.namespace, source.metadata.name)) > began:
-            # The next in line may begin, too, and those at work have to make room.
+        if self._budget.state(source.budget_group) != before:
+            # Others may begin, or grow, or have to make room.
             self._dispatch.wake_group(source.budget_group)
         return grant
 

@@ -89,6 +89,7 @@ def parse_child(raw: Raw) -> ChildJob:
             number=int(labels.get(NUMBER, 0)),
             created=parse_time(metadata["creationTimestamp"]),
             deleting="deletionTimestamp" in metadata,
+            deleting_since=parse_time(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
             generation=int(annotations.get(GENERATION, 0)),
             request=annotations.get(CHECK, ""),
             parallelism=spec.get("parallelism", 1),

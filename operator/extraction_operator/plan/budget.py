@@ -1,10 +1,12 @@
 """The budget of connections that jobs share: who may begin, and with how many worker pods.
 
 A job at work has one connection that holds its snapshot, and those of its worker pods, or, before there are any and in
-a job of one pod, those of its lead. It begins only when that least fits beside what the others really use; what is left
-is shared evenly. First come, first served within a group. A ledger in memory: after a start it is rebuilt from what runs.
+a job of one pod, those of its lead. It begins only when that least fits beside what the others were promised or still
+use; what is left is shared evenly. First come, first served within a group. A ledger in memory: after a start it is
+rebuilt from what runs.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -52,13 +54,6 @@ def claim_of(job: ExtractionJob, source: DataSource, jobs: tuple[ChildJob, ...],
     namespace = job.metadata.namespace or ""
     limits = source.spec.limits
     pool = min(source.spec.pool.size, limits.max_connections - 1)
-    used = 0
-    for child in jobs:
-        if child.role is Role.LEAD and child.ending is None:
-            used = max(used, 1 + pool)
-        if child.role is Role.WORK:
-            pods = child.terminating + (max(child.parallelism, child.active) if child.ending is None else child.active)
-            used = max(used, 1 + pods * pool)
     return Claim(
         job=Key(namespace, job.metadata.name),
         source=Key(namespace, source.metadata.name),
@@ -66,10 +61,24 @@ def claim_of(job: ExtractionJob, source: DataSource, jobs: tuple[ChildJob, ...],
         limit=limits.max_connections,
         active_jobs=limits.active_jobs,
         pool=pool,
-        parallelism=job.spec.parallelism,
+        # A suspended job keeps room for one pod, so that it can go on.
+        parallelism=1 if job.spec.suspend else job.spec.parallelism,
         created=job.metadata.creation_timestamp or now,
-        used=used,
+        used=_used(jobs, pool),
     )
+
+
+def _used(jobs: tuple[ChildJob, ...], pool: int) -> int:
+    """Return the connections that a job may have now: of its lead, or that and its worker pods."""
+    lead = sum(_pods(child) for child in jobs if child.role is Role.LEAD)
+    work = sum(_pods(child) for child in jobs if child.role is Role.WORK)
+    return 1 + max(work, 1) * pool if lead or work else 0
+
+
+def _pods(child: ChildJob) -> int:
+    """Return how many pods a Job may have."""
+    stopped = child.ending is not None or child.deleting or (child.suspended and child.suspended_since is not None)
+    return child.terminating + (child.active if stopped else max(child.parallelism, child.active))
 
 
 class Budget:
@@ -86,14 +95,18 @@ class Budget:
         entry = self._entries.setdefault(claim.job, _Entry(claim, active=False))
         entry.claim = claim
         if not entry.active:
-            reason = "" if claim.used else self._refusal(claim)
+            reason = "" if claim.used else self._refusal(entry)
             if reason:
                 return Grant(admitted=False, reason=reason, pool=claim.pool)
             entry.active = True
-            entry.share, entry.changed = self._fair_share(claim), now
-        else:
-            self._adjust(entry, now)
-        return Grant(admitted=True, parallelism=entry.share, pool=claim.pool)
+            entry.share, entry.changed = self._share(entry), now
+            return Grant(admitted=True, parallelism=entry.share, pool=claim.pool)
+        rested = (entry.changed or now) + _CALM
+        share = self._share(entry)
+        if share < entry.share or (share > entry.share and now >= rested):
+            entry.share, entry.changed = share, now
+        later = rested if share > entry.share else None
+        return Grant(admitted=True, parallelism=entry.share, pool=claim.pool, again_at=later)
 
     def release(self, job: Key) -> str | None:
         """Forget a job that has ended, or that doesn't want to begin; return its group if that changes something."""
@@ -112,6 +125,10 @@ class Budget:
         """Return how many connections are promised or in use in a group."""
         return sum(entry.reserved for entry in self._of_group(group))
 
+    def state(self, group: str) -> object:
+        """Return what concerns all members of a group: when it changes, they should ask again."""
+        return self.reserved(group), sum(not entry.active for entry in self._of_group(group))
+
     def members(self, group: str) -> tuple[Key, ...]:
         """Return the jobs of a group, those that came first first."""
         return tuple(entry.claim.job for entry in sorted(self._of_group(group), key=_order))
@@ -122,57 +139,52 @@ class Budget:
     def _of_source(self, source: Key) -> list[_Entry]:
         return [entry for entry in self._entries.values() if entry.claim.source == source]
 
-    def _refusal(self, claim: Claim) -> str:
+    def _in_line(self, group: str) -> list[_Entry]:
+        """Return the jobs of a group in their order: those at work, then those that wait.
+
+        Without those that wait for their source's number of jobs: they aren't in the way of jobs of other sources.
+        """
+        entries = self._of_group(group)
+        at_work = Counter(entry.claim.source for entry in entries if entry.active)
+        found = [entry for entry in entries if entry.active or at_work[entry.claim.source] < entry.claim.active_jobs]
+        return sorted(found, key=_order)
+
+    def _refusal(self, entry: _Entry) -> str:
         """Return why a job can't begin now; empty when it can."""
-        others = [entry for entry in self._of_group(claim.group) if entry.claim.job != claim.job]
-        active = self.active(claim.source)
-        if active >= claim.active_jobs:
+        claim = entry.claim
+        if (active := self.active(claim.source)) >= claim.active_jobs:
             return f"{active} jobs of the source are at work: limits.activeJobs is {claim.active_jobs}."
-        mine = (claim.created, claim.job)
-        # Whoever waits for the source's number of jobs isn't in the way of jobs of other sources.
-        ahead = [
-            entry
-            for entry in others
-            if not entry.active
-            and (entry.claim.created, entry.claim.job) < mine
-            and self.active(entry.claim.source) < entry.claim.active_jobs
-        ]
-        if ahead:
-            return f"{len(ahead)} jobs that wait for {claim.group} came first."
+        waiting = [found for found in self._in_line(claim.group) if not found.active]
+        if ahead := waiting.index(entry):
+            return f"{ahead} jobs that wait for {claim.group} came first."
         # What shrinking jobs still have counts until it is really gone.
-        used = sum(max(entry.claim.used, entry.claim.least) for entry in others if entry.active)
-        if used + claim.least > claim.limit:
+        if self.reserved(claim.group) + claim.least > claim.limit:
+            used = self.reserved(claim.group)
             return f"{used} connections to {claim.group} are in use: with {claim.least} more than {claim.limit}."
         return ""
 
     def _fair_share(self, claim: Claim) -> int:
-        """Return how many worker pods the job may have now."""
-        group = self._of_group(claim.group)
+        """Return how many worker pods the job should have, by the count of jobs."""
         # A job that waits gets its share, too, so that those at work make room for it.
-        members = [
-            entry for entry in group if entry.active or self.active(entry.claim.source) < entry.claim.active_jobs
-        ]
         free = claim.limit
-        wanted = {entry.claim.job: entry.claim for entry in sorted(members, key=_order)}
-        shares = dict.fromkeys(wanted, 0)
-        for key, member in list(wanted.items()):
+        shares: dict[Key, int] = {}
+        members = [entry.claim for entry in self._in_line(claim.group)]
+        for member in members:
             if member.least <= free:
-                shares[key], free = 1, free - member.least
-            else:
-                del wanted[key]
+                shares[member.job], free = 1, free - member.least
         growing = True
         while growing:
             growing = False
-            for key, member in wanted.items():
-                if shares[key] < member.parallelism and member.pool <= free:
-                    shares[key], free, growing = shares[key] + 1, free - member.pool, True
-        return max(1, shares.get(claim.job, 1))
+            for member in members:
+                if 0 < shares.get(member.job, 0) < member.parallelism and member.pool <= free:
+                    shares[member.job], free, growing = shares[member.job] + 1, free - member.pool, True
+        return shares.get(claim.job, 1)
 
-    def _adjust(self, entry: _Entry, now: datetime) -> None:
-        share = self._fair_share(entry.claim)
-        rests = entry.changed is not None and now < entry.changed + _CALM
-        if share < entry.share or (share > entry.share and not rests):
-            entry.share, entry.changed = share, now
+    def _share(self, entry: _Entry) -> int:
+        """Return how many worker pods the job may have now: its fair share, as far as there is room already."""
+        claim = entry.claim
+        others = self.reserved(claim.group) - entry.reserved
+        return max(1, min(self._fair_share(claim), (claim.limit - others - 1) // claim.pool))
 
 
 def _order(entry: _Entry) -> tuple[bool, datetime, Key]:

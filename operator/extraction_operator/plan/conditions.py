@@ -1,5 +1,6 @@
 """Conditions as kstatus and ``kubectl wait`` read them."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,7 +9,9 @@ from typing import Literal
 from extraction_contract.meta import Condition
 
 LONGEST = 600
-"""Characters of a message: five conditions must fit into a status of 4 KiB."""
+"""Bytes of the message that people read, as JSON: of the condition Ready, and of an Event."""
+_REPEATED = 300
+"""Of the same message in other conditions: all of a status must fit into 4 KiB."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def merge(
                 observed_generation=generation,
                 last_transition_time=since,
                 reason=state.reason,
-                message=shorten(state.message),
+                message=shorten(state.message, LONGEST if state.type == "Ready" else _REPEATED),
             )
         )
     return tuple(merged)
@@ -50,8 +53,13 @@ def find(conditions: Iterable[Condition], kind: str) -> Condition | None:
 
 
 def shorten(message: str, longest: int = LONGEST) -> str:
-    """Return the message, cut where it is too long."""
-    return message if len(message) <= longest else f"{message[: longest - 1]}…"
+    """Return the message, cut where it takes more bytes as JSON."""
+    kept, length = message, len(message)
+    while (size := len(json.dumps(kept, ensure_ascii=False).encode()) - 2) > longest:
+        # No character takes more than six bytes.
+        length -= max(1, (size - longest) // 6)
+        kept = f"{message[:length]}…"
+    return kept
 
 
 def in_progress(reason: str, message: str) -> tuple[State, ...]:

@@ -26,6 +26,11 @@ class Draft:
         """Set fields of the status."""
         self._changes |= fields
 
+    @property
+    def said(self) -> bool:
+        """Whether this decision sets the conditions."""
+        return self._states is not None
+
     def say(self, states: tuple[State, ...]) -> None:
         """Set all conditions."""
         self._states = states

@@ -1,125 +1,34 @@
 """How an attempt ends: published, or stopped, cleaned up, and then failed, cancelled or begun anew.
 
-The reason to end is derived again from what is observed at every step, so nothing has to be remembered; what decides
-it (a failed Job, the spec, a deadline) doesn't go away while the steps are taken.
+Each step is taken by one decision, and only from what is stored and observed. Should the cause vanish meanwhile (a pod
+or a Job that somebody deletes), the attempt ends nevertheless: what was stopped doesn't go on.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 
 from extraction_contract.messages import PublishMessage
-from extraction_contract.models import DataSource
 from extraction_contract.status import ProgressStatus, ResultStatus
-from extraction_operator.plan import children, conditions
-from extraction_operator.plan.children import Declared
+from extraction_operator.plan import conditions
+from extraction_operator.plan.causes import Cause
 from extraction_operator.plan.conditions import State
 from extraction_operator.plan.draft import Draft
 from extraction_operator.plan.facts import BEGUN, Facts, ended_well
-from extraction_operator.plan.failures import Failure, Kind, of_job, of_pod, of_workers
-from extraction_operator.plan.values import (
-    FINALIZER,
-    ChildJob,
-    CreateJob,
-    DeleteJob,
-    Event,
-    RemoveFinalizer,
-    Role,
-    ScaleJob,
-)
-from extraction_operator.plan.values import Ending as JobEnding
-
-
-@dataclass(frozen=True)
-class Cause:
-    """Why an attempt ends. Without a failure: by success, by ``cancel`` or by deletion, whichever holds."""
-
-    failure: Failure | None = None
-    published: PublishMessage | None = None
-    wait: float | None = None
-    """Not known yet: look again after so many seconds."""
-
-
-def find_ending(facts: Facts) -> Cause | None:
-    """Return why the current attempt ends; None while it goes on."""
-    seen, status, spec = facts.seen, facts.seen.job.status, facts.seen.job.spec
-    if facts.published is not None:
-        # Also when it was cancelled meanwhile: readers have the set.
-        return Cause(published=facts.published)
-    if spec.cancel or seen.job.metadata.deletion_timestamp is not None:
-        return Cause()
-    if status.start_time is not None and facts.since(status.start_time, spec.active_deadline_seconds):
-        text = f"activeDeadlineSeconds ({spec.active_deadline_seconds} s) passed before the job was done."
-        return Cause(Failure(Kind.TERMINAL, "DeadlineExceeded", text))
-    return _of_lead(facts) or _of_workers(facts)
-
-
-def _of_lead(facts: Facts) -> Cause | None:
-    lead, pod = facts.lead, facts.lead_pod
-    if lead is None:
-        if facts.phase in BEGUN:
-            return Cause(_disrupted(facts, f"The lead Job of attempt {facts.attempt} is gone."))
-        return None
-    found = of_pod(pod) if pod is not None else None
-    if found is not None:
-        return Cause(_disrupted(facts, found.message) if found.kind is Kind.DISRUPTION else found)
-    plan = pod.container("plan") if pod is not None else None
-    if pod is not None and plan is not None and plan.exit_code == 0 and facts.planned is None:
-        return Cause(Failure(Kind.TRANSIENT, "PodFailed", f"What pod {pod.name} planned can't be read."))
-    if lead.deleting:
-        return Cause(_disrupted(facts, f"Job {lead.name} was deleted."))
-    if pod is not None and pod.phase != "Succeeded" and facts.is_lost(pod):
-        return Cause(_disrupted(facts, f"Pod {pod.name} hangs on node {pod.node}, which is silent."))
-    if lead.ending is not None:
-        if not facts.since(lead.ended_at, facts.settings.last_words):
-            return Cause(wait=facts.settings.busy_poll)
-        if lead.ending is JobEnding.FAILED:
-            return Cause(of_job(lead))
-        text = f"Pod of {lead.name} ended without a word. What it did is found out by cleaning up."
-        return Cause(Failure(Kind.TRANSIENT, "PodFailed", text))
-    if lead.suspended:
-        # We did that, for a reason that isn't there any more.
-        return Cause(Failure(Kind.TRANSIENT, "Stopped", f"Attempt {facts.attempt} was stopped."))
-    return None
-
-
-def _of_workers(facts: Facts) -> Cause | None:
-    workers = facts.workers
-    if workers is None or workers.ending is not JobEnding.FAILED:
-        return None
-    found = of_workers(workers, facts.pods(Role.WORK))
-    if found is None:
-        if not facts.since(workers.ended_at, facts.settings.last_words):
-            return Cause(wait=facts.settings.busy_poll)
-        found = of_job(workers)
-    return Cause(found)
-
-
-def _disrupted(facts: Facts, message: str) -> Failure:
-    """Return the failure of an attempt whose lead was ended from outside: its snapshot went with it."""
-    status = facts.seen.job.status
-    consistency = status.consistency or facts.seen.job.spec.consistency
-    if status.plan is not None and consistency == "Snapshot":
-        return Failure(Kind.SNAPSHOT, "SnapshotLost", f"{message} The snapshot ended with it.")
-    return Failure(Kind.DISRUPTION, "Disrupted", message)
+from extraction_operator.plan.failures import Failure, Kind
+from extraction_operator.plan.making import Maker
+from extraction_operator.plan.values import ChildJob, CreateJob, DeleteJob, Event, RemoveFinalizer, Role, ScaleJob
 
 
 class Ending:
     """Takes the next step towards the end of an attempt."""
 
-    def __init__(self, facts: Facts, draft: Draft, cause: Cause, declared: Callable[[DataSource], Declared]) -> None:
+    def __init__(self, facts: Facts, draft: Draft, cause: Cause) -> None:
         self.facts = facts
         self.draft = draft
         self.cause = cause
-        self.declared = declared
         self.seen = facts.seen
         self.spec = facts.seen.job.spec
         self.status = facts.seen.job.status
-
-    @property
-    def deleting(self) -> bool:
-        """Whether the object is to go."""
-        return self.seen.job.metadata.deletion_timestamp is not None
 
     def go(self) -> None:
         """Take the step."""
@@ -127,14 +36,21 @@ class Ending:
             self.succeed(self.cause.published)
         elif self.cause.wait is not None:
             self.draft.again_in(self.cause.wait)
-        elif self.stopped() and self.cleaned():
+        elif self.took_too_long() or (self.recorded() and self.stopped() and self.cleaned()):
             self.settle()
+
+    def took_too_long(self) -> bool:
+        """Whether a deleted job can't be held any longer."""
+        deleted = self.seen.job.metadata.deletion_timestamp
+        if deleted is None or not self.facts.since(deleted, 2 * self.facts.settings.clean_deadline):
+            return False
+        return self.give_up("pods couldn't be stopped, or the clean-up couldn't be made, for too long")
 
     # Published -------------------------------------------------------------------------------------------------------
 
     def succeed(self, published: PublishMessage) -> None:
         """Say what was published."""
-        now, plan = self.seen.now, self.status.plan or (self.facts.planned and self.facts.planned.status())
+        now, plan = self.seen.now, self.facts.plan
         seconds = max(0, round((now - (self.status.start_time or now)).total_seconds()))
         chunks = plan.chunks if plan is not None else 0
         result = ResultStatus(
@@ -166,14 +82,52 @@ class Ending:
 
     # Stopped ---------------------------------------------------------------------------------------------------------
 
+    @property
+    def left_nothing(self) -> bool:
+        """Whether the attempt can't have left anything in staging, nor published."""
+        failure = self.cause.failure
+        return self.facts.phase not in BEGUN or (failure is not None and failure.planned_nothing)
+
+    def recorded(self) -> bool:
+        """Return whether it is certain, also for an operator that starts now, that no lead can come any more.
+
+        A lead that is seen is written down. One that isn't may be on its way nevertheless, as long as the finalizer
+        is there: then its name is taken by a barred one.
+        """
+        facts = self.facts
+        if facts.phase in BEGUN or facts.barred or not (facts.protected or facts.lead):
+            return True
+        failure = self.cause.failure
+        if failure is not None and failure.planned_nothing:
+            return True
+        if facts.lead is not None:
+            self.draft.change(phase="Planning", attempt=facts.attempt)
+            self.draft.urgent()
+            self.stopped()
+            return False
+        return self.bar(lambda maker: maker.lead(barred=True))
+
+    def bar(self, make: Callable[[Maker], CreateJob]) -> bool:
+        """Have the name of a child taken that may be on its way; return whether there is no need to wait for that."""
+        if self.seen.source is None:
+            return self.give_up("there is no DataSource to make anything from")
+        self.draft.act(make(Maker(self.facts, self.seen.source)))
+        self.draft.again_in(self.facts.settings.busy_poll * 2)
+        self.explain("Stopping", "it is made sure that no pod is on its way")
+        return False
+
     def stopped(self) -> bool:
         """Stop what still runs; return whether nothing does any more."""
-        running = self.facts.running_jobs()
-        if self.deleting:
-            self.draft.act(*(DeleteJob(job.name, job.uid) for job in running))
-        else:
-            # Suspended and not deleted, so that failed pods stay for their logs.
-            self.draft.act(*(ScaleJob(job.name, job.uid, suspend=True) for job in running if not job.suspended))
+        # Suspended and not deleted, so that failed pods stay for their logs. A suspended Job deletes the pods that
+        # haven't failed yet, and what they said with them.
+        running = [job for job in self.facts.running_jobs() if not job.suspended]
+        if self.facts.lead_is_failing:
+            running = [job for job in running if job.role is not Role.LEAD]
+        self.draft.act(*(ScaleJob(job.name, job.uid, suspend=True) for job in running))
+        lead, plan = self.facts.lead, self.status.plan
+        awaited = self.facts.phase in {"Running", "Suspended"} and self.status.workers and self.facts.workers is None
+        if awaited and lead is not None and not lead.deleting and plan is not None:
+            return self.bar(lambda maker: maker.workers(lead, plan, barred=True))
         if self.facts.still_running:
             self.draft.again_in(self.facts.settings.busy_poll * 2)
             self.explain("Stopping", "pods are being stopped")
@@ -181,14 +135,6 @@ class Ending:
         return True
 
     # Cleaned ---------------------------------------------------------------------------------------------------------
-
-    @property
-    def left_nothing(self) -> bool:
-        """Whether the attempt can't have left anything in staging, nor published."""
-        failure = self.cause.failure
-        if failure is not None and failure.planned_nothing:
-            return True
-        return self.facts.phase == "Pending" and self.facts.lead is None and not self.facts.pods(Role.LEAD)
 
     def cleaned(self) -> bool:
         """Have the attempt's staging cleaned; return whether that is over, one way or the other."""
@@ -200,8 +146,7 @@ class Ending:
             if source is None:
                 return self.give_up("there is no DataSource to make a clean-up from")
             if clean is None:
-                manifest = children.clean_job(self.declared(source))
-                self.draft.act(CreateJob(manifest["metadata"]["name"], Role.CLEAN, manifest))
+                self.draft.act(Maker(self.facts, source).clean())
             self.draft.again_in(settings.clean_deadline)
             self.explain("CleaningUp", "staging is being cleaned up")
             return False
@@ -230,8 +175,8 @@ class Ending:
     def settle(self) -> None:
         """Say how the attempt ended, or begin the next."""
         failure = self.cause.failure
-        if self.deleting:
-            if FINALIZER in self.seen.job.metadata.finalizers:
+        if self.facts.deleting:
+            if self.facts.protected:
                 self.draft.act(RemoveFinalizer())
             self.draft.act(*(DeleteJob(job.name, job.uid) for job in self.ended_cleans()))
         elif failure is None:

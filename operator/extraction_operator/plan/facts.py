@@ -3,17 +3,23 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from extraction_contract.messages import CleanMessage, Message, NotAMessage, PlanMessage, PublishMessage, decode
+from extraction_contract.status import PlanStatus
+from extraction_operator.plan.conditions import shorten
 from extraction_operator.plan.settings import Settings
-from extraction_operator.plan.values import ChildJob, Ending, ObservedJob, Pod, Role
+from extraction_operator.plan.values import FINALIZER, ChildJob, Ending, ObservedJob, Pod, Role
 
 _M = TypeVar("_M", bound=Message)
 
 FINAL = frozenset({"Succeeded", "Failed", "Cancelled"})
 BEGUN = frozenset({"Planning", "Running", "Suspended", "Publishing"})
 """Phases in which the lead of the attempt has been created."""
+
+
+_LONGEST_REASON = 300
+"""Bytes of the plan's reason: all of a status must fit into 4 KiB."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,28 @@ class Facts:
         """The stored phase."""
         return self.seen.job.status.phase or "Pending"
 
+    @property
+    def consistency(self) -> Literal["Snapshot", "PerPartition"]:
+        """What the current attempt gives."""
+        return self.seen.job.status.consistency or self.seen.job.spec.consistency
+
+    @property
+    def protected(self) -> bool:
+        """Whether the job has our finalizer, as it has from before its first pod."""
+        return FINALIZER in self.seen.job.metadata.finalizers
+
+    @property
+    def deleting(self) -> bool:
+        """Whether the job is to go."""
+        return self.seen.job.metadata.deletion_timestamp is not None
+
     @cached_property
     def view_is_stale(self) -> bool:
-        """Whether there are children of an attempt that the job, as it is seen, doesn't know of yet."""
-        return any(job.attempt > self.attempt for job in self.seen.jobs)
+        """Whether there are children that the job, as it is seen, doesn't know of yet."""
+        return any(
+            job.attempt > self.attempt or (job.attempt == self.attempt and job.number > self.seen.job.status.workers)
+            for job in self.seen.jobs
+        )
 
     @cached_property
     def strays(self) -> tuple[ChildJob, ...]:
@@ -76,11 +100,26 @@ class Facts:
         mine = [pod for pod in self.pods(Role.LEAD) if lead is None or pod.job_uid == lead.uid]
         return max(mine, key=lambda pod: (pod.created, pod.uid), default=None)
 
+    @property
+    def lead_is_failing(self) -> bool:
+        """Whether the lead's pod ends by itself, as a container has failed; the sidecar goes after the others."""
+        pod = self.lead_pod
+        return pod is not None and any(
+            container.name != "hold" and container.exit_code not in {None, 0} for container in pod.containers
+        )
+
     @cached_property
     def planned(self) -> PlanMessage | None:
         """What *plan* said."""
         pod = self.lead_pod
         return _said(pod, "plan", PlanMessage) if pod is not None else None
+
+    @cached_property
+    def plan(self) -> PlanStatus | None:
+        """The plan that is stored, or else what *plan* said."""
+        if self.seen.job.status.plan is not None or self.planned is None:
+            return self.seen.job.status.plan
+        return self.planned.status().model_copy(update={"reason": shorten(self.planned.reason, _LONGEST_REASON)})
 
     @cached_property
     def published(self) -> PublishMessage | None:
@@ -99,18 +138,32 @@ class Facts:
         return any(_said(pod, "clean", CleanMessage) is not None for pod in self.pods(Role.CLEAN))
 
     @cached_property
+    def barred(self) -> bool:
+        """Whether the lead is one that never has a pod, made to keep another from coming."""
+        return self.lead is not None and _never_has_pods(self.lead)
+
+    @cached_property
     def still_running(self) -> bool:
         """Whether pods of a stopped attempt may still be at work; a pod on a node that went silent isn't waited for."""
-        patience = timedelta(seconds=self.settings.grace + self.settings.lost_after)
-        asked = self.seen.job.metadata.deletion_timestamp
-        for job in (*self._jobs(Role.LEAD), *self._jobs(Role.WORK)):
-            # Until the controller has seen a suspension it may make another pod; a deleted Job goes after its pods.
-            certain = job.ending is not None or job.suspended_since is not None
-            if job.active or job.terminating or job.deleting or not certain:
-                since = job.suspended_since or job.ended_at or asked
-                if since is None or self.seen.now < since + patience:
-                    return True
+        if any(self._may_have_pods(job) for job in (*self._jobs(Role.LEAD), *self._jobs(Role.WORK))):
+            return True
         return any(not self.has_ended(pod) for pod in (*self.pods(Role.LEAD), *self.pods(Role.WORK)))
+
+    def _may_have_pods(self, job: ChildJob) -> bool:
+        if _never_has_pods(job):
+            return False
+        # Until the controller has seen a suspension, it may make another pod.
+        suspended = job.suspended_since if job.suspended else None
+        since = job.deleting_since or job.ended_at or suspended
+        if since is None:
+            return True
+        patience = self.settings.grace + self.settings.lost_after
+        # A Job that is deleted goes after its pods.
+        return (job.active > 0 or job.terminating > 0 or job.deleting) and not self.since(since, patience)
+
+    def worker_pods(self, bundles: int) -> int:
+        """Return how many worker pods there should be at the same time."""
+        return min(self.seen.job.spec.parallelism, self.seen.grant.parallelism, bundles)
 
     def has_ended(self, pod: Pod) -> bool:
         """Whether a pod has ended, or is lost."""
@@ -128,7 +181,7 @@ class Facts:
     def running_jobs(self) -> tuple[ChildJob, ...]:
         """Return the lead and worker Jobs that would go on by themselves."""
         jobs = (*self._jobs(Role.LEAD), *self._jobs(Role.WORK))
-        return tuple(job for job in jobs if job.ending is None and not job.deleting)
+        return tuple(job for job in jobs if job.ending is None and not job.deleting and not _never_has_pods(job))
 
     def since(self, moment: datetime | None, seconds: float) -> bool:
         """Whether as many seconds have passed since then; a moment that isn't known has passed."""
@@ -140,6 +193,11 @@ class Facts:
     def _job(self, role: Role) -> ChildJob | None:
         found = self._jobs(role)
         return found[0] if found else None
+
+
+def _never_has_pods(job: ChildJob) -> bool:
+    """Whether it was made like that; a worker Job may have got there by somebody's scaling."""
+    return job.role is Role.LEAD and job.parallelism == 0
 
 
 def ended_well(job: ChildJob | None) -> bool:

@@ -5,10 +5,14 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from extraction_contract.messages import FailureMessage
+from extraction_operator.plan import indexes
 from extraction_operator.plan.values import ChildJob, Container, Pod
 
 SNAPSHOT_REASONS = frozenset({"SnapshotLost", "SourceInDanger"})
 """Reasons that ``snapshot.onLoss`` is about."""
+
+INTERRUPTED = "Interrupted"
+"""The reason that a pod gives when it was asked to stop."""
 
 OUT_OF_MEMORY = "OutOfMemory"
 
@@ -40,40 +44,40 @@ def from_message(found: FailureMessage) -> Failure:
     """Return the failure that a pod told."""
     if found.reason in SNAPSHOT_REASONS:
         kind = Kind.SNAPSHOT
-    elif found.transient or found.reason == "Interrupted":
+    elif found.transient:
         kind = Kind.TRANSIENT
     else:
         kind = Kind.TERMINAL
     where = f"Bundle {found.bundle}: " if found.bundle is not None and found.chunk is None else ""
-    return Failure(kind, found.reason, where + found.message)
+    return Failure(kind, found.reason or "PodFailed", where + found.message)
 
 
 def of_pod(pod: Pod) -> Failure | None:
     """Return why a pod failed: its own words first, otherwise what Kubernetes knows; None while it hasn't failed."""
     ended = [container for container in pod.containers if container.exit_code is not None]
+    interrupted = False
     for container in ended:
         message = FailureMessage.of(container.message)
-        if message is not None:
-            failure = from_message(message)
-            interrupted = message.reason == "Interrupted" and pod.disrupted
-            if interrupted:
-                return _disrupted(pod)
-            return Failure(failure.kind, failure.reason, failure.message, container.name == "plan")
+        if message is not None and message.reason == INTERRUPTED:
+            interrupted = True
+        elif message is not None:
+            return replace(from_message(message), planned_nothing=container.name == "plan")
+    if interrupted or (pod.phase == "Failed" and (pod.disrupted or pod.deleting_since is not None)):
+        return Failure(Kind.DISRUPTION, "Disrupted", f"Pod {pod.name} was ended from outside ({_by_whom(pod)}).")
     if pod.phase != "Failed":
         return None
-    if pod.disrupted:
-        return _disrupted(pod)
     broken = next((container for container in ended if container.exit_code != 0), None)
     return _silent(pod, broken)
 
 
 def of_workers(job: ChildJob, pods: Iterable[Pod]) -> Failure | None:
     """Return why a worker Job failed, by the words of its pods; terminal ones first. None while no pod has told."""
-    found = [
-        failure
-        for pod in sorted(pods, key=lambda pod: (pod.index or 0, pod.created, pod.uid))
-        if pod.job_uid == job.uid and not pod.disrupted and (failure := of_pod(pod)) is not None
-    ]
+    blamed = {index for found in indexes.parse(job.failed_indexes) for index in found}
+    # An index that failed the Job before those that were repeated with success, its last pod first.
+    mine = [pod for pod in pods if pod.job_uid == job.uid and not pod.disrupted]
+    mine.sort(key=lambda pod: (pod.created, pod.uid), reverse=True)
+    mine.sort(key=lambda pod: (pod.index not in blamed, pod.index or 0))
+    found = [failure for pod in mine if (failure := of_pod(pod)) is not None]
     order = (Kind.SNAPSHOT, Kind.TERMINAL, Kind.TRANSIENT, Kind.DISRUPTION)
     first = min(found, key=lambda failure: order.index(failure.kind), default=None)
     if first is not None and first.reason == OUT_OF_MEMORY:
@@ -84,7 +88,7 @@ def of_workers(job: ChildJob, pods: Iterable[Pod]) -> Failure | None:
 
 def of_job(job: ChildJob) -> Failure:
     """Return why a Job failed, where no pod of it has told."""
-    detail = f": {job.ending_message}" if job.ending_message else ""
+    detail = f": {job.ending_message}" if job.ending_message else "."
     if job.ending_reason == "DeadlineExceeded":
         return Failure(Kind.TERMINAL, "DeadlineExceeded", f"Job {job.name} took longer than it may{detail}")
     # A terminal exit code fails the Job by its policy, also where the pod is gone before its words were read.
@@ -92,8 +96,8 @@ def of_job(job: ChildJob) -> Failure:
     return Failure(kind, job.ending_reason or "JobFailed", f"Job {job.name} failed{detail}")
 
 
-def _disrupted(pod: Pod) -> Failure:
-    return Failure(Kind.DISRUPTION, "Disrupted", f"Pod {pod.name} was ended from outside ({pod.disrupted}).")
+def _by_whom(pod: Pod) -> str:
+    return pod.disrupted or ("it was deleted" if pod.deleting_since is not None else "it was asked to stop")
 
 
 def _silent(pod: Pod, container: Container | None) -> Failure:

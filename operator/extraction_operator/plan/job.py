@@ -8,17 +8,16 @@ from datetime import timedelta
 
 from extraction_contract.models import DataSource
 from extraction_contract.status import ProgressStatus
-from extraction_operator.plan import children, conditions, indexes
-from extraction_operator.plan.children import Declared
+from extraction_operator.plan import conditions, indexes
+from extraction_operator.plan.causes import find_ending
 from extraction_operator.plan.conditions import in_progress
 from extraction_operator.plan.draft import Draft, unchanged
-from extraction_operator.plan.ending import Ending, find_ending
+from extraction_operator.plan.ending import Ending
 from extraction_operator.plan.facts import FINAL, Facts, ended_well
+from extraction_operator.plan.making import Maker
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.values import (
-    FINALIZER,
     AddFinalizer,
-    CreateJob,
     DeleteJob,
     Event,
     JobDecision,
@@ -32,6 +31,7 @@ from extraction_operator.plan.waiting import explain
 
 _LONGEST_INDEXES = 512
 _CANT_START = "PodCannotStart"
+_NO_SOURCE = "SourceNotFound"
 
 
 def decide_job(seen: ObservedJob, settings: Settings) -> JobDecision:
@@ -48,12 +48,10 @@ def decide_job(seen: ObservedJob, settings: Settings) -> JobDecision:
     restarted operator finds its way, and two of them make the same children.
     """
     facts = Facts(seen, settings)
-    metadata = seen.job.metadata
-    protected = FINALIZER in metadata.finalizers
-    if metadata.deletion_timestamp is not None and not protected:
+    if facts.deleting and not facts.protected:
         return unchanged(seen)
-    if seen.namespace_terminating:
-        return _let_go(seen, "The namespace is being deleted") if protected else unchanged(seen)
+    if seen.namespace_terminating and facts.phase not in FINAL:
+        return _let_go(seen, "The namespace is being deleted") if facts.protected else unchanged(seen)
     if facts.view_is_stale:
         return unchanged(seen, again_in=settings.busy_poll)
     return _Deciding(facts).decide()
@@ -78,30 +76,16 @@ class _Deciding:
         self.status = facts.seen.job.status
         self.draft = Draft(facts.seen)
 
-    @property
-    def deleting(self) -> bool:
-        return self.seen.job.metadata.deletion_timestamp is not None
-
-    @property
-    def consistency(self) -> str:
-        return self.status.consistency or self.spec.consistency
-
-    def declared(self, source: DataSource) -> Declared:
-        return Declared(
-            job=self.seen.job,
-            source=source,
-            settings=self.settings,
-            attempt=self.facts.attempt,
-            consistency=self.consistency,
-            pool=self.seen.grant.pool,
-        )
-
     def decide(self) -> JobDecision:
+        if self.status.phase is None:
+            self.draft.change(retries=self.spec.retry)
+        if not self.facts.deleting:
+            self.draft.change(observed_generation=self.seen.job.metadata.generation)
         self.draft.act(*(DeleteJob(job.name, job.uid) for job in self.facts.strays))
         if self.facts.phase in FINAL:
             self.final()
         elif (ending := find_ending(self.facts)) is not None:
-            Ending(self.facts, self.draft, ending, self.declared).go()
+            Ending(self.facts, self.draft, ending).go()
         elif self.facts.lead is None:
             self.pending()
         else:
@@ -111,12 +95,12 @@ class _Deciding:
     # Final phases ----------------------------------------------------------------------------------------------------
 
     def final(self) -> None:
-        if FINALIZER in self.seen.job.metadata.finalizers:
-            self.draft.act(RemoveFinalizer())
-        if self.deleting:
-            return
-        if self.facts.phase == "Failed" and self.spec.retry > self.status.retries:
+        if not self.facts.deleting and self.facts.phase == "Failed" and self.spec.retry > self.status.retries:
             self.retry()
+            return
+        if self.facts.protected:
+            self.draft.act(RemoveFinalizer())
+        if self.facts.deleting:
             return
         kept_until = None
         if self.facts.phase != "Succeeded" and self.status.completion_time is not None:
@@ -129,8 +113,6 @@ class _Deciding:
             self.draft.act(*(DeleteJob(job.name, job.uid) for job in going))
         elif mine:
             self.draft.again_at(kept_until)
-        if self.status.observed_generation != self.seen.job.metadata.generation:
-            self.draft.change(observed_generation=self.seen.job.metadata.generation)
 
     def retry(self) -> None:
         message = f"Attempt {self.status.attempt + 1} was asked for (spec.retry is {self.spec.retry})."
@@ -146,12 +128,10 @@ class _Deciding:
 
     def pending(self) -> None:
         self.draft.change(phase="Pending", attempt=self.facts.attempt)
-        if self.status.phase is None:
-            self.draft.change(retries=self.spec.retry)
         source = self.seen.source
         if source is None or source.metadata.deletion_timestamp is not None:
             name = self.spec.data_source_ref.name
-            self.wait("SourceNotFound", f"There is no DataSource {name} in the namespace.")
+            self.wait(_NO_SOURCE, f"There is no DataSource {name} in the namespace.")
         elif (problem := _source_problem(source)) is not None:
             self.wait("SourceNotReady", f"DataSource {source.metadata.name} isn't ready: {problem}")
         elif self.spec.suspend:
@@ -161,15 +141,10 @@ class _Deciding:
             self.draft.again_at(self.status.next_attempt_time)
         elif not self.seen.grant.admitted:
             self.wait("WaitingForBudget", self.seen.grant.reason)
-        elif FINALIZER not in self.seen.job.metadata.finalizers:
+        elif not self.facts.protected:
             self.draft.act(AddFinalizer())
         else:
-            manifest = children.lead_job(
-                self.declared(source),
-                parallelism=min(self.spec.parallelism, self.seen.grant.parallelism),
-                one_pod=self.seen.claim_modes == ("ReadWriteOncePod",),
-            )
-            self.draft.act(CreateJob(manifest["metadata"]["name"], Role.LEAD, manifest))
+            self.draft.act(Maker(self.facts, source).lead())
 
     def wait(self, reason: str, message: str) -> None:
         self.draft.say(in_progress(reason, message))
@@ -181,14 +156,16 @@ class _Deciding:
             self.draft.change(start_time=self.seen.now)
         started = self.status.start_time or self.seen.now
         self.draft.again_at(started + timedelta(seconds=self.spec.active_deadline_seconds))
+        if self.seen.grant.again_at is not None:
+            self.draft.again_at(self.seen.grant.again_at)
         if self.status.consistency is None:
             self.draft.change(consistency=self.spec.consistency)
-        plan = self.facts.planned
-        if self.status.plan is None and plan is None:
+        plan = self.facts.plan
+        if plan is None:
             self.begin("Planning", "Started", f"Attempt {self.facts.attempt} takes its snapshot and plans.")
-        elif self.status.plan is None and plan is not None:
+        elif self.status.plan is None:
             several = plan.bundles > 1
-            self.draft.change(plan=plan.status(), progress=ProgressStatus(summary=f"0/{plan.chunks}"))
+            self.draft.change(plan=plan, progress=ProgressStatus(summary=f"0/{plan.chunks}"))
             if several:
                 self.draft.change(workers=1)
             pods = f"{plan.bundles} bundles of worker pods" if several else "the lead pod"
@@ -198,6 +175,9 @@ class _Deciding:
         else:
             self.begin("Running", "Planned", "The lead pod reads the chunks.")
         self.explain()
+        for pod in (*self.facts.pods(Role.LEAD), *self.facts.pods(Role.WORK)):
+            if pod.deleting_since is not None and not self.facts.is_lost(pod):
+                self.draft.again_at(pod.deleting_since + timedelta(seconds=self.settings.lost_after + 1))
 
     def begin(self, phase: str, reason: str, message: str) -> None:
         """Enter a phase, unless it is under way."""
@@ -210,7 +190,8 @@ class _Deciding:
         plan, workers = self.status.plan, self.facts.workers
         if plan is None:
             raise AssertionError("a worker Job has a plan")
-        if ended_well(workers):
+        if self.facts.phase == "Publishing" or ended_well(workers):
+            # Every chunk was read, so nobody is missing if the worker Job goes now.
             self.progress(f"0-{plan.bundles - 1}")
             if self.facts.phase != "Publishing":
                 self.draft.change(phase="Publishing")
@@ -231,8 +212,8 @@ class _Deciding:
             self.create_workers()
             return
         self.replace_lost_workers()
-        wanted = min(self.spec.parallelism, self.seen.grant.parallelism, plan.bundles)
-        scale = wanted if workers.parallelism != wanted else None
+        wanted = self.facts.worker_pods(plan.bundles)
+        scale = wanted if workers.parallelism != wanted and self.seen.grant.admitted else None
         resume = False if workers.suspended else None
         if (scale is not None or resume is not None) and not workers.deleting:
             self.draft.act(ScaleJob(workers.name, workers.uid, parallelism=scale, suspend=resume))
@@ -245,19 +226,9 @@ class _Deciding:
         if self.facts.older_workers:
             return  # it is being deleted in this very decision
         if source is None:
-            self.wait("SourceNotFound", "The DataSource was deleted: no worker can be made.")
+            self.wait(_NO_SOURCE, "The DataSource was deleted: no worker can be made.")
             return
-        volume = self.spec.sink.volume is not None
-        manifest = children.work_job(
-            self.declared(source),
-            number=max(1, self.status.workers),
-            lead=(lead.name, lead.uid),
-            bundles=plan.bundles,
-            parallelism=min(self.spec.parallelism, self.seen.grant.parallelism, plan.bundles),
-            plan_digest=plan.digest,
-            beside_lead=volume and "ReadWriteMany" not in self.seen.claim_modes,
-        )
-        self.draft.act(CreateJob(manifest["metadata"]["name"], Role.WORK, manifest))
+        self.draft.act(Maker(self.facts, source).workers(lead, plan))
 
     def replace_lost_workers(self) -> None:
         """Go on with another worker Job when pods of this one hang on a silent node: their indexes would, too."""
@@ -268,9 +239,6 @@ class _Deciding:
             self.draft.change(workers=self.status.workers + 1)
             message = f"Pod {lost.name} hangs on node {lost.node}, which is silent: its bundle begins anew elsewhere."
             self.draft.event("WorkersReplaced", message, warning=True)
-        for pod in pods:
-            if pod.deleting_since is not None and not self.facts.is_lost(pod):
-                self.draft.again_at(pod.deleting_since + timedelta(seconds=self.settings.lost_after + 1))
 
     def progress(self, completed: str) -> None:
         plan = self.status.plan
@@ -278,6 +246,8 @@ class _Deciding:
             return
         before = self.status.progress or ProgressStatus()
         done = indexes.chunks_in(indexes.parse(completed), bundles=plan.bundles, chunks=plan.chunks)
+        if done < before.chunks:
+            return  # of a worker Job that took another's place: it looks through what that had done
         progress = before.model_copy(
             update={
                 "summary": f"{done}/{plan.chunks}",
@@ -301,7 +271,7 @@ class _Deciding:
                 self.draft.say(in_progress(_CANT_START, found.text))
         elif found.ask:
             self.draft.act(LookForWarnings(found.ask))
-        elif self.draft.reason() == _CANT_START and not pending:
+        elif self.draft.reason() in {_CANT_START, _NO_SOURCE} and not pending and not self.draft.said:
             self.draft.say(in_progress("Started", "The pods have started."))
         if found.text or found.ask or pending:
             self.draft.again_in(self.settings.explain_after)

@@ -64,6 +64,8 @@ class ChildJob:
     created: datetime
     deleting: bool = False
     """Whether it only waits for its pods to be gone."""
+    deleting_since: datetime | None = None
+    """When somebody asked for that."""
     generation: int = 0
     """Of a check: the source's generation that it looks at."""
     request: str = ""
@@ -147,6 +149,8 @@ class Grant:
     """Worker pods at the same time."""
     pool: int = 1
     """Connections of each."""
+    again_at: datetime | None = None
+    """When asking again will give more, if nothing happens until then."""
 
 
 @dataclass(frozen=True)
