@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from e2e.node.commands import run
 from psycopg import sql
 
+from e2e.node.commands import run
 from extraction_worker.demo.postgres import PostgresServer
 
 
