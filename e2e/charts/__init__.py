@@ -1,0 +1,1 @@
+"""The chart: rendered, judged by an API server, installed."""
