@@ -122,6 +122,8 @@ class SourcePool:
     def session(self) -> Iterator[ReadSession]:
         """Check a session out. It goes back ready when the block ends well, and is closed when it raises.
 
+        It is closed as well when it has read rows so wide that it would keep their memory.
+
         Raises
         ------
         SourceBusy
@@ -134,9 +136,11 @@ class SourcePool:
         try:
             yield connection.session
         except BaseException:
-            connection.session.close()
-            self._count(evicted=1)
+            self._evict(connection)
             raise
+        else:
+            if connection.session.bloated:
+                self._evict(connection)
         finally:
             self._pool.putconn(connection)
 
@@ -181,9 +185,13 @@ class SourcePool:
         try:
             connection.session.ping()
         except ExtractionError:
-            connection.session.close()
-            self._count(evicted=1)
+            self._evict(connection)
             raise
+
+    def _evict(self, connection: _PooledConnection) -> None:
+        """Close a session; psycopg_pool makes another in its place."""
+        connection.session.close()
+        self._count(evicted=1)
 
     def _count(self, *, created: int = 0, checkouts: int = 0, evicted: int = 0) -> None:
         with self._changed:

@@ -29,6 +29,9 @@ _CANCEL_TIMEOUT = 5.0
 """Seconds in which a cancel must reach the server, and then end what it cancels; else the connection is given up."""
 
 
+_KEPT_BYTES = 16 << 20
+"""The largest row after which a connection is kept: libpq's buffer grows to the size of a row, and never shrinks."""
+
 _Connection = TypeVar("_Connection", bound="psycopg.Connection[tuple[Any, ...]]")
 
 
@@ -177,6 +180,8 @@ class ReadSession:
         # Not that of the protocol's key: behind a pooler this is another one.
         self.backend_pid = _backend(connection)
         self.server_version = connection.info.server_version
+        self.bloated = False
+        """Whether the connection holds memory that a wide row needed."""
 
     def begin(self, plan: Plan) -> None:
         """Begin a transaction under the contract, on the plan's snapshot, with its locks, and compare identities.
@@ -230,6 +235,7 @@ class ReadSession:
             for batch in batches:
                 # A cancel that came when nothing ran yet was lost on the server.
                 self._refuse_cancelled()
+                self.bloated = self.bloated or batch.nbytes > max(batch_bytes, _KEPT_BYTES)
                 yield batch
 
     def row(self, query: str) -> tuple[object, ...]:

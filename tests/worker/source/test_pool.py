@@ -110,6 +110,18 @@ def test_a_session_whose_block_raised_is_closed(pool_of, database18):
         assert pool.statistics.created == 2
 
 
+def test_a_session_that_keeps_the_memory_of_a_wide_row_is_replaced(pool_of):
+    pool = pool_of(size=1)
+    pids = []
+    for mebibytes in (1, 1, 20, 1):
+        with pool.session() as session:
+            pids.append(session.backend_pid)
+            [batch] = session.read(f"SELECT repeat('x', {mebibytes << 20})", batch_bytes=1)
+            assert batch.num_rows == 1
+    assert pids[0] == pids[1] == pids[2] != pids[3]
+    assert pool.statistics.evicted == 1
+
+
 def test_a_rotated_user_is_used_by_the_next_session(pool_of, database18):
     roles = [database18.role("one", password="p1"), database18.role("two", password="p2")]
     current = [Credentials(roles[0], "p1")]
