@@ -1,14 +1,23 @@
 """What a check tells of a server and of a role."""
 
 import json
+import os
+import pwd
+import shutil
+import subprocess
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from extraction_contract.messages import CheckMessage, FailureMessage
 from extraction_contract.problems import ManifestError
+from extraction_worker.demo.postgres import free_port, postgres_server
 from extraction_worker.errors import InvalidManifest, NotFound
+from support.databases import wait_until
 from support.pods import Pods, end
+
+PGBOUNCER = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
 
 def check(pods: Pods, **variables):
@@ -74,3 +83,68 @@ def test_a_missing_secret_and_a_missing_source_are_told(database18, tmp_path):
     path.write_text(json.dumps(None))
     with pytest.raises(InvalidManifest, match="0 DataSources"):
         check(pods)
+
+
+def reached_by(port: int, database, **more):
+    return {"host": "localhost", "port": port, "database": database, "sslMode": "disable"} | more
+
+
+def test_tls_is_told_by_its_protocol(debian_15, database18, tmp_path):
+    key, certificate = tmp_path / "server.key", tmp_path / "server.crt"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-keyout", key, "-out",
+         certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with postgres_server(debian_15) as server:
+        server.stop()
+        for file in (key, certificate):
+            shutil.copy(file, server.data)
+            (server.data / file.name).chmod(0o600)
+            if identity := server._identity():
+                shutil.chown(server.data / file.name, identity["user"])
+        server.settings = {"ssl": "on"}
+        server.start()
+        connection = reached_by(server.port, "postgres", sslMode="require")
+        pods = Pods(
+            tmp_path / "pods", database18, source={"connection": connection}, user=server.user, password=server.password
+        )
+        assert check(pods).tls.startswith("TLSv1")
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer isn't installed (apt-get install pgbouncer)")
+def test_a_pooler_is_told(database18, tmp_path):
+    server, port = database18.server, free_port()
+    folder = Path("/tmp") / f"pgbouncer-{port}"
+    folder.mkdir()
+    config = folder / "pgbouncer.ini"
+    config.write_text(
+        f"[databases]\n{database18.name} = host={server.host} port={server.port} user={server.user} "
+        f"password={server.password}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
+        "unix_socket_dir =\nauth_type = any\npool_mode = session\nignore_startup_parameters = extra_float_digits\n"
+    )
+    identity = {}
+    if os.geteuid() == 0:  # PgBouncer refuses root
+        nobody = pwd.getpwnam("nobody")
+        os.chown(config, nobody.pw_uid, nobody.pw_gid)
+        identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+    process = subprocess.Popen([PGBOUNCER, config], stderr=subprocess.DEVNULL, **identity)
+    try:
+        connection = reached_by(port, database18.name, host="127.0.0.1")
+        pods = Pods(tmp_path / "pods", database18, source={"connection": connection})
+        conninfo = f"host=127.0.0.1 port={port} dbname={database18.name} user={server.user}"
+        wait_until(lambda: answers(conninfo))
+        told = check(pods)
+        assert (told.pooler, told.tls) == (True, "")
+    finally:
+        process.terminate()
+        process.wait(20)
+        shutil.rmtree(folder)
+
+
+def answers(conninfo: str) -> bool:
+    try:
+        psycopg.connect(conninfo).close()
+    except psycopg.OperationalError:
+        return False
+    return True

@@ -6,11 +6,13 @@ from extraction_contract.messages import MAX_BYTES, PlanMessage, decode
 from extraction_worker.errors import (
     Interrupted,
     InvalidQuery,
+    NotFound,
     SinkExists,
     SinkRefused,
     SinkUnavailable,
     VerificationFailed,
 )
+from extraction_worker.sink.folder import FolderSink
 from extraction_worker.stages.pod import plan as plan_module
 from extraction_worker.stages.pod.stop import Stop
 from support.databases import wait_until
@@ -31,7 +33,7 @@ def test_the_operator_is_told_what_is_in_staging(table, tmp_path):
 
 @pytest.mark.parametrize(
     ("spec", "kind"),
-    [({"query": "SELECT 1 +"}, InvalidQuery), ({"where": "no_such"}, Exception)],
+    [({"query": "SELECT 1 +"}, InvalidQuery), ({"where": "no_such > 1"}, NotFound)],
 )
 def test_a_job_that_is_impossible_leaves_nothing(table, tmp_path, spec, kind):
     pods = Pods(tmp_path, table, consistency="PerPartition", spec=spec)
@@ -53,6 +55,28 @@ def test_a_sink_that_is_taken_or_missing_is_refused_first(table, tmp_path):
         folder.rmdir()
     with pytest.raises(SinkRefused):
         pods.run("plan")
+
+
+def test_a_plan_that_was_stored_although_the_store_said_no_is_removed(table, tmp_path, monkeypatch):
+    original = FolderSink.put_state
+
+    def put_state(self, name, data):
+        original(self, name, data)
+        raise SinkUnavailable("no answer")
+
+    monkeypatch.setattr(FolderSink, "put_state", put_state)
+    pods = Pods(tmp_path, table, consistency="PerPartition")
+    with pytest.raises(SinkUnavailable):
+        pods.run("plan")
+    assert pods.files() == []
+
+
+def test_planning_that_fails_leaves_the_staging_of_others_alone(table, tmp_path, monkeypatch):
+    pods = Pods(tmp_path, table, consistency="PerPartition", spec={"where": "no_such_column > 1"})
+    pods.sink().put_state("results/00000-x.json", b"{}")
+    with pytest.raises(NotFound, match="no_such_column"):
+        pods.run("plan")
+    assert pods.results() == ["results/00000-x.json"]
 
 
 def test_a_stop_ends_the_waiting_for_the_holder(table, tmp_path):

@@ -204,13 +204,13 @@ def test_a_signal_stops_it_in_time_and_nothing_is_published(table, tmp_path, bun
         pods.run("plan")
         publish = pods.start("publish")
         if bundles == 1:
-            wait_until(pods.results)
+            wait_until(pods.results, 60)
         else:
             wait_until(lambda: waits(publish))
         publish.send_signal(signal.SIGTERM)
         asked = time.monotonic()
         assert end(publish) == 130
-        assert time.monotonic() - asked < 6  # two, and room for a busy machine
+        assert time.monotonic() - asked < 10  # two, and room for a busy machine
     assert pods.last_words("publish").reason == "Interrupted"
     assert unpublished(pods)
 

@@ -43,7 +43,7 @@ def staging(pods):
 def test_a_killed_workers_bundle_is_repeated_with_less_memory_and_without_its_finished_chunks(pods):
     pods.declare(spec=SPEC, source=SLOW)
     victim = pods.start("work", "victim", **pods.worker(0))
-    wait_until(pods.results)
+    wait_until(pods.results, 60)
     victim.kill()
     end(victim)
     finished = len(pods.results())
@@ -154,11 +154,11 @@ def test_settings_are_halved_down_to_one_thread_and_a_small_batch():
 def test_a_signal_stops_it_in_time_and_what_is_finished_stays(pods, table):
     pods.declare(spec=SPEC, source=SLOW)
     worker = pods.start("work", "first", **pods.worker(0))
-    wait_until(pods.results)
+    wait_until(pods.results, 60)
     worker.send_signal(signal.SIGTERM)
     asked = time.monotonic()
     assert end(worker) == 130
-    assert time.monotonic() - asked < 6  # two, and room for a busy machine
+    assert time.monotonic() - asked < 10  # two, and room for a busy machine
     told = pods.last_words("work", "first")
     assert isinstance(told, FailureMessage)
     assert (told.reason, told.bundle) == ("Interrupted", 0)

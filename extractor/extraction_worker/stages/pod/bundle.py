@@ -1,6 +1,7 @@
 """The chunks of one bundle, worked in this pod."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 from extraction_worker.errors import ExtractionError
@@ -9,6 +10,7 @@ from extraction_worker.report.progress import Progress
 from extraction_worker.sink.abc import Sink
 from extraction_worker.stages.extraction import Extraction
 from extraction_worker.stages.pod.job import JobPod
+from extraction_worker.stages.pod.lead import Holder
 from extraction_worker.stages.pod.log import logged
 from extraction_worker.stages.results import finished_results, put_result
 from extraction_worker.stream.admission import MemoryPlan
@@ -27,7 +29,14 @@ class Worked:
 
 
 def work_chunks(
-    pod: JobPod, plan: Plan, chunks: Sequence[Chunk], sink: Sink, memory: MemoryPlan, *, share: int
+    pod: JobPod,
+    plan: Plan,
+    chunks: Sequence[Chunk],
+    sink: Sink,
+    memory: MemoryPlan,
+    *,
+    share: int,
+    holder: Holder | None = None,
 ) -> Worked:
     """Extract consecutive chunks; return when each has its result in staging.
 
@@ -37,6 +46,8 @@ def work_chunks(
     ----------
     share
         How many pods share the source's rate.
+    holder
+        Of the snapshot, in the lead: what it tells is the reason where it lost it.
 
     Raises
     ------
@@ -58,7 +69,7 @@ def work_chunks(
             put_result(sink, result)
             results[result.chunk] = result
 
-        source, holder = pod.source(), pod.holder()
+        source = pod.source()
         limit = pod.resolved.source.spec.limits.bytes_per_second
         pool = source.open_pool(memory.threads)
         try:
@@ -72,11 +83,12 @@ def work_chunks(
                 bytes_per_second=max(1, int(limit) // share) if limit is not None else None,
                 progress=progress,
             )
-            with invocation.stop.calling(extraction.stop), holder.watched(extraction.stop):
+            watched = holder.watched(extraction.stop) if holder is not None else nullcontext()
+            with invocation.stop.calling(extraction.stop), watched:
                 extraction.run(chunks, finished, on_result)
         except ExtractionError as error:
             invocation.stop.check()
-            raise holder.explain(error) from None
+            raise holder.explain(error) if holder is not None else error from None
         finally:
             pool.dispose()
         statistics = pool.statistics

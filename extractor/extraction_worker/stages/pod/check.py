@@ -11,13 +11,12 @@ from extraction_contract.messages import CheckMessage
 from extraction_contract.models import DataSource
 from extraction_contract.resolve import resolve_source
 from extraction_worker.errors import InvalidManifest
+from extraction_worker.source.catalog import Connection
 from extraction_worker.source.failures import translate
 from extraction_worker.source.session import connect, planning_transaction
 from extraction_worker.stages.pod.environment import POD_NAME
 from extraction_worker.stages.pod.invocation import Invocation
 from extraction_worker.stages.settings import application_name, source_settings
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 _ROUND_TRIPS = 5
 

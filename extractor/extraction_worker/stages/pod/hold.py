@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from extraction_contract.messages import FailureMessage
 from extraction_worker.errors import Interrupted, SnapshotLost
+from extraction_worker.model import SnapshotIdentity
 from extraction_worker.source.lease import SnapshotLease
 from extraction_worker.stages.plan import read_job
 from extraction_worker.stages.pod.failures import failure_of
@@ -55,14 +56,14 @@ def _hold(invocation: Invocation, files: LeadFiles) -> None:
     reading = read_job(pod.resolved.job, pod.resolved.source, taken_at)
     source = pod.source()
 
-    def acquire() -> SnapshotLease:
+    def acquire() -> tuple[SnapshotLease, SnapshotIdentity]:
         # A lease is acquired once; each try needs its own.
         lease = source.lease(reading, lambda _: None)
-        files.write_snapshot(HeldSnapshot(identity=lease.acquire(), taken_at=taken_at))
-        return lease
+        return lease, lease.acquire()
 
-    lease = invocation.retrying(_ACQUIRE_SECONDS, "Taking the snapshot")(acquire)
+    lease, identity = invocation.retrying(_ACQUIRE_SECONDS, "Taking the snapshot")(acquire)
     try:
+        files.write_snapshot(HeldSnapshot(identity=identity, taken_at=taken_at))
         invocation.log.info("holding")
         while not files.is_done:
             if lease.lost is not None:

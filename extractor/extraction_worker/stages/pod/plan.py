@@ -35,12 +35,8 @@ def run(invocation: Invocation) -> PlanMessage:
         return _published_message(manifest)
     plan = pod.staged_plan(sink)
     if plan is None:
-        try:
-            plan = _plan(pod, sink)
-        except BaseException:
-            with contextlib.suppress(ExtractionError):
-                sink.discard()
-            raise
+        plan = _plan(pod, sink)
+        _stage(plan, sink)
     elif pod.is_held and plan.identity != pod.holder().snapshot().identity:
         raise SinkUnavailable(f"Another pod planned run {plan.run_id} already, under a snapshot that isn't this pod's.")
     bundles = pod.environment.bundles or bundle_count(plan, pod.parallelism)
@@ -60,8 +56,17 @@ def _plan(pod: JobPod, sink: Sink) -> Plan:
         threads=pod.parallelism * pod.environment.pool,
     )
     pod.invocation.stop.check()
-    sink.put_state(PLAN_NAME, plan.to_json())
     return plan
+
+
+def _stage(plan: Plan, sink: Sink) -> None:
+    try:
+        sink.put_state(PLAN_NAME, plan.to_json())
+    except BaseException:
+        # It may be there all the same. Nothing else is ours: after an error of before, staging isn't touched.
+        with contextlib.suppress(ExtractionError):
+            sink.discard()
+        raise
 
 
 def _message(plan: Plan, bundles: int) -> PlanMessage:

@@ -35,7 +35,10 @@ def run(invocation: Invocation) -> PublishMessage:
     pod = JobPod.load(invocation)
     sink = pod.sink()
     manifest = pod.published(sink)
-    if manifest is None:
+    if manifest is not None:
+        # What a publisher that died had begun is finished.
+        manifest = sink.publish(manifest)
+    else:
         plan = _own_plan(pod, sink)
         bundles = pod.environment.bundles or bundle_count(plan, pod.parallelism)
         results = _collect(pod, plan, sink) if bundles > 1 else _work(pod, plan, sink)
@@ -60,7 +63,7 @@ def _own_plan(pod: JobPod, sink: Sink) -> Plan:
 
 
 def _work(pod: JobPod, plan: Plan, sink: Sink) -> Sequence[ChunkResult]:
-    return work_chunks(pod, plan, plan.chunks, sink, pod.memory(), share=1).results
+    return work_chunks(pod, plan, plan.chunks, sink, pod.memory(), share=1, holder=pod.holder()).results
 
 
 def _collect(pod: JobPod, plan: Plan, sink: Sink) -> Sequence[ChunkResult]:
