@@ -44,7 +44,8 @@ def operator(
     """The operator as people install it."""
     with cluster.fresh_namespace() as namespace:
         helm = Helm(helm_program, namespace, tmp_path_factory.mktemp("helm"))
-        helm.install("extraction", CHART, values(operator_image, extractor_image))
+        # Another release, or kubectl, may have brought the definitions to this cluster.
+        helm.install("extraction", CHART, values(operator_image, extractor_image), "--take-ownership")
         yield Operator(namespace, helm)
         helm.uninstall("extraction")
 
