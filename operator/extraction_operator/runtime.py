@@ -90,6 +90,10 @@ class Operator:
             ),
             metrics, again=self._workers.add,
         )  # fmt: skip
+        self._looked = asyncio.Event()
+        self._listing_lock = asyncio.Lock()
+        self._listed = 0.0
+        """When the LIST began that the store was compared with last."""
         self._elector = None
         if config.election is not None:
             leases = ApiLeases(self._api, config.election.lease)
@@ -138,7 +142,9 @@ class Operator:
 
     async def _watch(self, stop: asyncio.Event) -> None:
         """List everything, then watch."""
-        await self._compare_until_done()
+        # After the first look at the Lease: a replica that gets it at once lists everything once, not twice.
+        await self._looked.wait()
+        await self._list_everything(since=0.0)
         self._health.is_ready = True
         log.info("Everything is listed.", extra={"jobs": sum(1 for _ in self._store.phases())})
         self._spawn(self._compare_for_ever(), "compare")
@@ -150,11 +156,12 @@ class Operator:
             self._fence.open_until(math.inf)
         else:
             self._switch.install()
-            await self._elector.acquire()
+            await self._elector.acquire(self._looked.set)
             log.info("This replica is the leader.")
+        self._looked.set()
         # Held from here on, also while everything is listed.
         holding = self._spawn(self._hold(), "hold")
-        await self._unless(holding, self._compare_until_done())
+        await self._unless(holding, self._list_everything(since=time.monotonic()))
         self._metrics.leads(leader=True)
         for ref in self._store.refs():
             self._workers.add(ref)
@@ -183,18 +190,20 @@ class Operator:
         self._fence.open_until(deadline)
         self._switch.arm(deadline + SLACK - time.monotonic())
 
-    async def _compare_until_done(self) -> None:
-        """Compare the store with the API server; it may be away for long."""
+    async def _list_everything(self, *, since: float) -> None:
+        """Bring the store to a state that is not older than a moment; the API server may be away for long."""
         pause = 0.2
-        while True:
-            try:
-                await self._listing.compare()
-            except ClusterError as error:
-                log.warning("Not everything could be listed.", extra={"error": describe(error)})
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, 5.0)
-            else:
-                return
+        async with self._listing_lock:
+            while self._listed < since or not self._listed:
+                begin = time.monotonic()
+                try:
+                    await self._listing.compare()
+                except ClusterError as error:
+                    log.warning("Not everything could be listed.", extra={"error": describe(error)})
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, 5.0)
+                else:
+                    self._listed = begin
 
     async def _compare_for_ever(self) -> None:
         while True:

@@ -152,7 +152,7 @@ class Brief:
     phase: str
     deleting: bool
     created: str
-    """In UTC and in ISO 8601: ordered like the times."""
+    """As the API server writes it, in UTC: ordered like the times."""
     claim: str
     """The claim of a volume sink; empty for others."""
     document: bytes
@@ -206,7 +206,13 @@ class Store:
     def job(self, key: Key) -> ExtractionJob | None:
         """Return an ExtractionJob; None where there is none that can be read."""
         found = self._jobs.get(key)
-        return parse.parse_job(found.document) if isinstance(found, Brief) else None
+        if not isinstance(found, Brief):
+            return None
+        try:
+            return parse.parse_job(found.document)
+        except parse.UnreadableError as error:
+            self._on_broken(EXTRACTION_JOB, key, str(error))
+            return None
 
     def brief(self, key: Key) -> Brief | None:
         """Return the outline of an ExtractionJob; None where there is none that can be read."""
@@ -282,8 +288,11 @@ class Store:
     def _parse(self, kind: Kind, raw: parse.Raw) -> tuple[str, Any]:
         uid = str(raw["metadata"]["uid"])
         if kind == EXTRACTION_JOB:
-            document = parse.as_document(raw)
-            return uid, _brief(parse.parse_job(document), document)
+            brief = _brief(raw)
+            if not brief.is_final:
+                # Thousands of ended ones are looked at one by one, later: a start doesn't wait for that.
+                parse.parse_job(brief.document)
+            return uid, brief
         if kind == DATA_SOURCE:
             return uid, parse.parse_source(parse.as_document(raw))
         if kind == JOB:
@@ -325,17 +334,16 @@ class Store:
             self._parents.pop(change.owner, None)
 
 
-def _brief(job: ExtractionJob, document: bytes) -> Brief:
-    metadata = job.metadata
-    created = metadata.creation_timestamp
+def _brief(raw: parse.Raw) -> Brief:
+    metadata, spec = raw["metadata"], raw["spec"]
     return Brief(
-        uid=metadata.uid or "",
-        source=Key(metadata.namespace or "", job.spec.data_source_ref.name),
-        phase=job.status.phase or "",
-        deleting=metadata.deletion_timestamp is not None,
-        created=created.isoformat() if created else "",
-        claim=volume.claim_name if (volume := job.spec.sink.volume) is not None else "",
-        document=document,
+        uid=metadata["uid"],
+        source=Key(metadata["namespace"], spec["dataSourceRef"]["name"]),
+        phase=(raw.get("status") or {}).get("phase") or "",
+        deleting="deletionTimestamp" in metadata,
+        created=metadata["creationTimestamp"],
+        claim=(spec["sink"].get("volume") or {}).get("claimName", ""),
+        document=parse.as_document(raw),
     )
 
 

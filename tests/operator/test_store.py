@@ -214,3 +214,12 @@ def test_the_volume_of_a_job_is_known_from_its_outline():
     raw["spec"]["sink"] = {"format": {"type": "CSV"}, "volume": {"claimName": "lake"}}
     told.store.apply(EXTRACTION_JOB, raw)
     assert told.store.brief(ORDERS).claim == "lake"
+
+
+def test_an_ended_job_that_cant_be_read_is_told_when_it_is_looked_at():
+    told = Told()
+    raw = extraction_job(phase="Succeeded")
+    told.store.apply(EXTRACTION_JOB, raw | {"spec": raw["spec"] | {"invented": 1}})
+    assert told.broken == []
+    assert told.store.job(ORDERS) is None
+    assert told.broken == ["ExtractionJob default/orders"]

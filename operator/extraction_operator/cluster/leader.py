@@ -151,9 +151,10 @@ class Elector:
         """Who held the Lease when it was looked at last."""
         return self._seen.holder if self._seen else ""
 
-    async def acquire(self) -> None:
-        """Wait until the Lease is ours."""
+    async def acquire(self, looked: Callable[[], None] = lambda: None) -> None:
+        """Wait until the Lease is ours; ``looked`` is told of every look that ended without it."""
         while not await self._attempt(self.try_acquire):
+            looked()
             await asyncio.sleep(self._pause())
 
     async def hold(self) -> None:

@@ -1,4 +1,4 @@
-"""Counters for Prometheus; their names and labels are documented in docs/metrics.md. Every label is bounded."""
+"""Counters for Prometheus. Every label is bounded."""
 
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable
@@ -24,7 +24,9 @@ class Metrics:
         self._writes = self._counter("writes", "Writes to the API server.", "verb", "resource", "code")
         self._leader = self._gauge("leader", "1 while this replica is the leader.")
         self._transitions = self._counter("job_transitions", "Phases that jobs came into.", "phase")
-        self._to_lead = self._histogram("job_created_to_lead_seconds", "From an ExtractionJob to its lead Job.")
+        self._to_lead = self._histogram(
+            "job_seen_to_lead_seconds", "From the first sight of an ExtractionJob to its lead Job."
+        )
         self._events_dropped = self._counter("events_dropped", "Events that weren't written.")
         self._broken = self._counter("unreadable_objects", "Objects that don't follow the contract.", "kind")
         self._watched = self._counter("watch_events", "Events that a watch sent.", "kind")

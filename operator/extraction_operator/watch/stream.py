@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast, cast
 
 import kopf
 
@@ -58,6 +58,8 @@ async def watch(
     tasks = await kopf.spawn_tasks(
         registry=_registry(login, apply, observer), settings=_settings(), standalone=True,
         clusterwide=not namespaces, namespaces=list(namespaces),
+        # Of no meaning without peering; kopf would look for the name of a user that a container needn't have.
+        identity=cast(Any, "extraction-operator"),
     )  # fmt: skip
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -108,6 +110,9 @@ def _settings() -> kopf.OperatorSettings:
     settings.watching.chunk_size = _PAGE
     settings.watching.server_timeout = 270
     settings.queueing.idle_timeout = _IDLE_SECONDS
+    settings.queueing.exit_timeout = 0.1
+    settings.persistence.diffbase_storage = _NoEssence()
+    settings.persistence.progress_storage = _NoProgress()
     settings.networking.request_timeout = 30
     settings.networking.connect_timeout = 5
     # Never give up: an API server that is away for an hour is waited for.
@@ -116,6 +121,32 @@ def _settings() -> kopf.OperatorSettings:
         if kind.selector:
             settings.watching.label_selectors[kind.group, kind.version, kind.plural] = kind.selector
     return settings
+
+
+class _NoEssence(kopf.DiffBaseStorage):
+    """Where kopf would keep what an object was like, to find out what changed.
+
+    Only handlers that we don't have need it, but kopf copies each object three times for it: most of what it does.
+    """
+
+    def build(self, **_: Any) -> kopf.BodyEssence:
+        """Return what is compared: nothing."""
+        return cast("kopf.BodyEssence", {})
+
+    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
+        """Return what an object was like: nobody knows."""
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Keep nothing."""
+
+
+class _NoProgress(kopf.StatusProgressStorage):
+    """Where kopf would keep how far its handlers are; see above."""
+
+    def clear(self, *, essence: kopf.BodyEssence) -> kopf.BodyEssence:
+        """Return an object without such notes; there are none."""
+        return essence
 
 
 class _Forever:
