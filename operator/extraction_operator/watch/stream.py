@@ -9,7 +9,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, cast, cast
+from typing import Any, Protocol, cast
 
 import kopf
 
@@ -59,7 +59,7 @@ async def watch(
         registry=_registry(login, apply, observer), settings=_settings(), standalone=True,
         clusterwide=not namespaces, namespaces=list(namespaces),
         # Of no meaning without peering; kopf would look for the name of a user that a container needn't have.
-        identity=cast(Any, "extraction-operator"),
+        identity=cast("Any", "extraction-operator"),
     )  # fmt: skip
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
