@@ -278,6 +278,82 @@ def test_without_a_watch_nothing_goes_on(monkeypatch: pytest.MonkeyPatch):
     run(scenario)
 
 
+CLEANUP = ["extraction-operator.io/cleanup"]
+
+
+def test_a_job_whose_namespace_goes_is_let_go():
+    async def scenario(kube: Kube) -> None:
+        kube.objects["namespaces", "", "default"] = {"status": {"phase": "Terminating"}}
+        await kube.put(EXTRACTION_JOB, extraction_job(phase="Planning", finalizers=CLEANUP, deletionTimestamp=now()))
+        async with operator(kube):
+            await until(lambda: not kube.has(EXTRACTION_JOB, "default", "orders"))
+
+    run(scenario)
+
+
+def test_the_next_job_begins_when_the_one_before_it_is_gone():
+    async def scenario(kube: Kube) -> None:
+        source = data_source(ready=True, finalizers=CLEANUP)
+        source["spec"]["limits"] = {"activeJobs": 1}
+        await kube.put(DATA_SOURCE, source)
+        async with operator(kube):
+            await kube.put(EXTRACTION_JOB, extraction_job("first"))
+            await until(lambda: jobs(kube, "lead"))
+            for name in ("second", "third"):
+                await kube.put(EXTRACTION_JOB, extraction_job(name))
+                await until(
+                    lambda name=name: "WaitingForBudget" in str(kube.get(EXTRACTION_JOB, "default", name).get("status"))
+                )
+            assert len(jobs(kube, "lead")) == 1
+            await kube.remove(JOB, "default", jobs(kube, "lead")[0]["metadata"]["name"])
+            await kube.put(EXTRACTION_JOB, {"metadata": {"name": "first", "finalizers": []}})
+            await kube.remove(EXTRACTION_JOB, "default", "first")
+            await until(lambda: len(jobs(kube, "lead")) == 1)
+            assert jobs(kube, "lead")[0]["metadata"]["name"].startswith("second-")
+
+    run(scenario)
+
+
+def test_a_changed_parallelism_reaches_the_worker_job():
+    async def scenario(kube: Kube) -> None:
+        await kube.put(DATA_SOURCE, data_source(ready=True, finalizers=CLEANUP))
+        raw = extraction_job(phase="Running", finalizers=CLEANUP)
+        raw["spec"]["parallelism"] = 2
+        plan = {
+            "digest": "0" * 32,
+            "chunks": 8,
+            "bundles": 8,
+            "estimatedRows": 1,
+            "estimatedBytes": 1,
+            "strategy": "ctid",
+        }
+        raw["status"] |= {"workers": 1, "plan": plan, "consistency": "Snapshot", "startTime": now()}
+        uid = (await kube.put(EXTRACTION_JOB, raw))["metadata"]["uid"]
+        for role, number in (("lead", 0), ("work", 1)):
+            await kube.put(JOB, {
+                "metadata": {"name": f"orders-{role}", "labels": labels(uid, role, number=number)},
+                "spec": {"parallelism": 1, "completions": 8}, "status": {"active": 1},
+            })  # fmt: skip
+        async with operator(kube):
+            await until(lambda: kube.get(JOB, "default", "orders-work")["spec"]["parallelism"] == 2)
+
+    run(scenario)
+
+
+def test_a_source_that_cant_be_read_stops_nothing_else():
+    async def scenario(kube: Kube) -> None:
+        broken = data_source("broken")
+        broken["spec"]["invented"] = 1
+        await kube.put(DATA_SOURCE, broken)
+        await kube.put(DATA_SOURCE, data_source())
+        async with operator(kube) as it:
+            await until(lambda: jobs(kube, "check"))
+            assert 'unreadable_objects_total{kind="DataSource"} 1.0' in it._metrics.page().decode()
+            await kube.remove(DATA_SOURCE, "default", "broken")
+
+    run(scenario)
+
+
 # The command line ------------------------------------------------------------------------------------------------
 
 
