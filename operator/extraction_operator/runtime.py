@@ -245,6 +245,12 @@ class Operator:
                 log.warning("Not every status was written.", extra={"left": len(self._statuses)})
         self._fence.close()
         self._metrics.leads(leader=False)
+        # Neither acquired nor renewed any more: the release is to be the last word.
+        ending = [task for task in self._tasks if task.get_name() in {"lead", "hold"}]
+        for task in ending:
+            task.cancel()
+        if ending:
+            await asyncio.wait(ending, timeout=1.0)
         if self._elector is not None:
             await self._elector.release()
 
