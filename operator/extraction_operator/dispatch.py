@@ -10,7 +10,8 @@ from extraction_operator.cluster.kinds import EXTRACTION_JOB, Kind
 from extraction_operator.plan.budget import Budget
 from extraction_operator.plan.conditions import find
 from extraction_operator.plan.values import Key
-from extraction_operator.store import Brief, Change, Parent, Ref, Store
+from extraction_operator.store import Brief, Parent, Ref, Store
+from extraction_operator.table import Change
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from extraction_operator.cluster.kinds import DATA_SOURCE, EXTRACTION_JOB, JOB, POD
 from extraction_operator.plan.values import Key
-from extraction_operator.store import Parent, Ref, Store, Table, is_newer
+from extraction_operator.store import Parent, Ref, Store
+from extraction_operator.table import Table, is_newer
 from support.objects import child, data_source, extraction_job, pod
 
 ORDERS = Key("default", "orders")
@@ -201,7 +202,7 @@ def test_a_list_shows_what_is_gone_but_not_what_is_younger():
 
 
 def test_tombstones_dont_pile_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("extraction_operator.store._TOMBSTONES", 2)
+    monkeypatch.setattr("extraction_operator.table._TOMBSTONES", 2)
     table: Table[int] = Table()
     for number in range(4):
         table.remove(Key("a", str(number)), "5")
