@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from e2e.support.jobs import SOURCE, Job, condition, is_source_ready, sessions
+from e2e.support.jobs import KIND, SOURCE, Job, condition, is_source_ready, ready_message, sessions
 from e2e.support.servers import Postgres, Store
 
 
@@ -24,8 +24,8 @@ def test_a_wrong_password_fails_the_source_with_the_servers_words(small_job: Job
     told = condition(source["status"], "Ready")["message"]
     assert "reader" in told
     assert "wrong-password" not in str(source)
-    waits = job.wait_for_reason("SourceNotReady")
-    assert "reader" in waits["message"]
+    # The job says so, too, once it has seen the check.
+    job.namespace.wait_for(KIND, job.name, lambda found: "reader" in ready_message(found))
 
 
 def test_a_password_that_went_wrong_after_the_check_fails_the_job(small_job: Job, postgres: Postgres) -> None:

@@ -113,6 +113,12 @@ def condition(status: dict[str, Any], kind: str) -> dict[str, Any]:
     return next(entry for entry in status["conditions"] if entry["type"] == kind)
 
 
+def ready_message(found: Object) -> str:
+    """Return what an object says about whether it is ready; empty before it says anything."""
+    conditions = found.get("status", {}).get("conditions", [])
+    return next((entry["message"] for entry in conditions if entry["type"] == "Ready"), "")
+
+
 def _reason(status: dict[str, Any]) -> str:
     return next((entry["reason"] for entry in status.get("conditions", []) if entry["type"] == "Ready"), "")
 

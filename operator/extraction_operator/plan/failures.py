@@ -48,8 +48,14 @@ def from_message(found: FailureMessage) -> Failure:
         kind = Kind.TRANSIENT
     else:
         kind = Kind.TERMINAL
-    where = f"Bundle {found.bundle}: " if found.bundle is not None and found.chunk is None else ""
-    return Failure(kind, found.reason or "PodFailed", where + found.message)
+    return Failure(kind, found.reason or "PodFailed", _where(found) + found.message)
+
+
+def _where(found: FailureMessage) -> str:
+    """Return the place of a failure, unless its own words begin with it."""
+    if found.chunk is not None:
+        return "" if f"hunk {found.chunk}" in found.message else f"Chunk {found.chunk}: "
+    return f"Bundle {found.bundle}: " if found.bundle is not None else ""
 
 
 def of_pod(pod: Pod) -> Failure | None:

@@ -263,7 +263,6 @@ class _Deciding:
         pods = [pod for role in (Role.LEAD, Role.WORK) for pod in self.facts.pods(role)]
         patience = timedelta(seconds=self.settings.explain_after)
         found = explain(jobs, pods, self.seen.warnings, now=self.seen.now, patience=patience)
-        pending = any(pod.phase == "Pending" for pod in pods)
         if found.text:
             # The scheduler words it anew with every look; the first text stays until the pod starts.
             if self.draft.reason() != _CANT_START:
@@ -271,9 +270,9 @@ class _Deciding:
                 self.draft.say(in_progress(_CANT_START, found.text))
         elif found.ask:
             self.draft.act(LookForWarnings(found.ask))
-        elif self.draft.reason() in {_CANT_START, _NO_SOURCE} and not pending and not self.draft.said:
+        elif self.draft.reason() in {_CANT_START, _NO_SOURCE} and not found.waiting and not self.draft.said:
             self.draft.say(in_progress("Started", "The pods have started."))
-        if found.text or found.ask or pending:
+        if found.waiting:
             self.draft.again_in(self.settings.explain_after)
 
 

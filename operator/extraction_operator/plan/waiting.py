@@ -20,6 +20,8 @@ class Explanation:
 
     text: str = ""
     ask: tuple[str, ...] = ()
+    waiting: bool = False
+    """Whether a pod hasn't started, or isn't there yet: look again."""
 
 
 def explain(
@@ -33,6 +35,7 @@ def explain(
         How long a pod, or a Job without one, may take before events are asked for.
     """
     ask: list[str] = []
+    waiting = False
     by_job: dict[str, list[Pod]] = {}
     for pod in pods:
         by_job.setdefault(pod.job_uid, []).append(pod)
@@ -42,17 +45,20 @@ def explain(
         mine = by_job.get(job.uid, [])
         for pod in mine:
             if pod.phase == "Pending" and pod.deleting_since is None:
+                waiting = True
                 text = _of_pod(pod) or warnings.get(pod.name, "")
                 if text:
-                    return Explanation(f"Pod {pod.name} can't start: {text}")
+                    return Explanation(f"Pod {pod.name} can't start: {text}", waiting=True)
                 if now - pod.created >= patience:
                     ask.append(pod.name)
         # A quota or an admission policy refuses pods: only the Job's events say it.
-        if not mine and job.active == 0 and job.succeeded == 0 and now - job.created >= patience:
+        if not mine and job.active == 0 and job.succeeded == 0:
+            waiting = True
             if text := warnings.get(job.name, ""):
-                return Explanation(f"Job {job.name} gets no pods: {text}")
-            ask.append(job.name)
-    return Explanation(ask=tuple(ask))
+                return Explanation(f"Job {job.name} gets no pods: {text}", waiting=True)
+            if now - job.created >= patience:
+                ask.append(job.name)
+    return Explanation(ask=tuple(ask), waiting=waiting)
 
 
 def _of_pod(pod: Pod) -> str:
