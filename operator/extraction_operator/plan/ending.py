@@ -29,6 +29,8 @@ class Ending:
         self.seen = facts.seen
         self.spec = facts.seen.job.spec
         self.status = facts.seen.job.status
+        self.left = ""
+        """What wasn't cleaned, for people."""
 
     def go(self) -> None:
         """Take the step."""
@@ -85,8 +87,13 @@ class Ending:
     @property
     def left_nothing(self) -> bool:
         """Whether the attempt can't have left anything in staging, nor published."""
-        failure = self.cause.failure
-        return self.facts.phase not in BEGUN or (failure is not None and failure.planned_nothing)
+        return self.facts.phase not in BEGUN or self.planned_nothing
+
+    @property
+    def planned_nothing(self) -> bool:
+        """Whether the attempt ended by its own planning; should there ever be two lead pods, who knows."""
+        failure, alone = self.cause.failure, len(self.facts.pods(Role.LEAD)) == 1
+        return failure is not None and failure.planned_nothing and alone and self.status.plan is None
 
     def recorded(self) -> bool:
         """Return whether it is certain, also for an operator that starts now, that no lead can come any more.
@@ -97,8 +104,7 @@ class Ending:
         facts = self.facts
         if facts.phase in BEGUN or facts.barred or not (facts.protected or facts.lead):
             return True
-        failure = self.cause.failure
-        if failure is not None and failure.planned_nothing:
+        if self.planned_nothing:
             return True
         if facts.lead is not None:
             self.draft.change(phase="Planning", attempt=facts.attempt)
@@ -160,8 +166,8 @@ class Ending:
 
     def give_up(self, why: str) -> bool:
         """Go on without a clean-up, and name what may be left."""
-        message = f"Staging of attempt {self.facts.attempt} below {self.seen.job.sink_path} may be left: {why}."
-        self.draft.event("StagingLeft", message, warning=True)
+        self.left = f"Staging of attempt {self.facts.attempt} below {self.seen.job.sink_path} may be left: {why}."
+        self.draft.event("StagingLeft", self.left, warning=True)
         return True
 
     def explain(self, reason: str, what: str) -> None:
@@ -180,13 +186,20 @@ class Ending:
                 self.draft.act(RemoveFinalizer())
             self.draft.act(*(DeleteJob(job.name, job.uid) for job in self.ended_cleans()))
         elif failure is None:
-            message = "spec.cancel is true: the job was ended without a result."
+            message = self.with_what_is_left("spec.cancel is true: the job was ended without a result.")
             self.end("Cancelled", conditions.ended("Cancelled", message, failed=False), Event("Cancelled", message))
         elif self.begins_anew(failure):
             self.begin_anew(failure)
         else:
+            message = self.with_what_is_left(failure.message)
             event = Event(failure.reason, failure.message, warning=True)
-            self.end("Failed", conditions.ended(failure.reason, failure.message, failed=True), event)
+            self.end("Failed", conditions.ended(failure.reason, message, failed=True), event)
+
+    def with_what_is_left(self, message: str) -> str:
+        """Return a message that also says what wasn't cleaned: an Event may get lost, a condition stays."""
+        if not self.left:
+            return message
+        return f"{conditions.shorten(message, conditions.LONGEST // 2)} {self.left}"
 
     def ended_cleans(self) -> list[ChildJob]:
         """Return the clean-up, where it has ended."""
@@ -216,7 +229,7 @@ class Ending:
         counted = failure.kind is not Kind.DISRUPTION
         wait = min(settings.backoff * 2**self.status.restarts, settings.backoff_limit)
         degraded = failure.kind is Kind.SNAPSHOT and self.spec.snapshot.on_loss == "Degrade"
-        message = f"{failure.message} Attempt {attempt} follows."
+        message = self.with_what_is_left(f"{failure.message} Attempt {attempt} follows.")
         self.draft.change(
             phase="Pending", attempt=attempt, restarts=self.status.restarts + counted, workers=0,
             consistency="PerPartition" if degraded else self.status.consistency,

@@ -1,0 +1,274 @@
+"""Checks of a DataSource: when, what they find, and what is told."""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from extraction_contract.messages import CheckMessage, Message
+from extraction_contract.models import DataSource
+from extraction_operator.plan import names
+from extraction_operator.plan.source import decide_source
+from extraction_operator.plan.values import (
+    FINALIZER,
+    AddFinalizer,
+    ChildJob,
+    CreateJob,
+    DeleteJob,
+    Ending,
+    LookForWarnings,
+    ObservedSource,
+    Pod,
+    RemoveFinalizer,
+    Role,
+    SourceDecision,
+)  # fmt: skip
+from support.api_rules import check_status, check_times, kstatus
+from support.plan_world import NOW, SETTINGS, ended, failure, make_source, seconds
+
+FOUND = CheckMessage(server_version="18.6", latency_milliseconds=0.4, tls="TLSv1.3", max_connections=100)
+REFUSED = failure("AuthenticationFailed", 14, text="password authentication failed")
+
+
+def new_source(**metadata: Any) -> DataSource:
+    found = make_source()
+    return DataSource.model_validate(
+        {
+            "metadata": {"name": "shop", "namespace": "team", "uid": "55555555-x", "generation": 1, **metadata},
+            "spec": found.spec,
+        },
+        strict=False,
+    )
+
+
+@dataclass
+class SourceWorld:
+    """What is observed of one source."""
+
+    source: DataSource = field(default_factory=lambda: new_source(finalizers=(FINALIZER,)))
+    now: datetime = NOW
+    jobs: list[ChildJob] = field(default_factory=list)
+    pods: list[Pod] = field(default_factory=list)
+    warnings: dict[str, str] = field(default_factory=dict)
+    active: int = 0
+
+    def decide(self) -> SourceDecision:
+        seen = ObservedSource(
+            self.source, self.now, tuple(self.jobs), tuple(self.pods), self.warnings, active_jobs=self.active
+        )
+        decision = decide_source(seen, SETTINGS)
+        check_status(decision.status)
+        check_times(self.source.status, decision.status, self.now)
+        assert decision.again_at is None or decision.again_at > self.now
+        return decision
+
+    def step(self) -> SourceDecision:
+        """Decide, store the status, carry the actions out."""
+        decision = self.decide()
+        self.source = self.source.model_copy(update={"status": decision.status})
+        for action in decision.actions:
+            if isinstance(action, CreateJob):
+                metadata = action.manifest["metadata"]
+                self.jobs.append(
+                    ChildJob(
+                        action.name, f"uid-{action.name}", Role.CHECK, int(metadata["labels"][names.ATTEMPT]), 0,
+                        created=self.now, generation=int(metadata["annotations"][names.GENERATION]),
+                        request=metadata["annotations"][names.CHECK], active=1,
+                    )
+                )  # fmt: skip
+            elif isinstance(action, DeleteJob):
+                self.jobs = [job for job in self.jobs if job.uid != action.uid]
+        return decision
+
+    def metadata(self, **fields: Any) -> None:
+        self.source = self.source.model_copy(update={"metadata": self.source.metadata.model_copy(update=fields)})
+
+    def pod(self, said: Message | str | None = None, **fields: Any) -> None:
+        job = self.jobs[-1]
+        containers = () if said is None else (ended("check", said),)
+        values = {"phase": "Pending" if said is None else "Succeeded" if containers[0].exit_code == 0 else "Failed"}
+        pod = Pod(
+            f"{job.name}-x", f"uid-{job.name}-x", job.name, job.uid, Role.CHECK, job.attempt, None, self.now,
+            containers=containers, **(values | fields),
+        )  # fmt: skip
+        self.pods = [found for found in self.pods if found.uid != pod.uid] + [pod]
+
+    def check_says(self, said: Message | str) -> SourceDecision:
+        """Have a check be made, and end."""
+        self.step()
+        self.pod(said)
+        return self.step()
+
+    def condition(self, kind: str = "Ready"):
+        return next(found for found in self.source.status.conditions if found.type == kind)
+
+
+def test_the_finalizer_comes_before_the_first_check():
+    world = SourceWorld(new_source())
+    assert world.step().actions == (AddFinalizer(),)
+    world.metadata(finalizers=(FINALIZER,))
+    decision = world.step()
+    [action] = decision.actions
+    assert isinstance(action, CreateJob)
+    assert action.name == "shop-55555555-check-1"
+    assert kstatus(decision.status, generation=1) == "InProgress"
+    decision = world.step()
+    assert not decision.actions
+    assert decision.status == world.source.status
+
+
+def test_a_good_check_makes_the_source_ready():
+    world = SourceWorld()
+    decision = world.check_says(FOUND)
+    assert decision.urgent
+    assert kstatus(decision.status, generation=1) == "Current"
+    assert decision.status.server is not None
+    assert (decision.status.server.version, decision.status.server.latency_milliseconds) == ("18.6", 1)
+    assert world.condition().message == "PostgreSQL 18.6, TLSv1.3."
+    assert world.condition("ReadOnly").status == "True"
+    assert [event.reason for event in decision.events] == ["Connected"]
+    decision = world.step()
+    assert [type(action) for action in decision.actions] == [DeleteJob]
+    assert decision.again_at is None
+    decision = world.step()
+    assert (decision.actions, decision.events, decision.status) == ((), (), world.source.status)
+
+
+def test_what_a_check_finds_is_told():
+    world = SourceWorld()
+    decision = world.check_says(
+        FOUND.model_copy(
+            update={"pooler": True, "replica": True, "tls": "", "can_write": True, "role_connection_limit": 5}
+        )
+    )
+    text = world.condition().message
+    assert text == (
+        "PostgreSQL 18.6, no TLS, a replica, behind a pooler,"
+        " the role may have 5 connections only, limits.maxConnections is 10."
+    )
+    assert world.condition("ReadOnly").reason == "RoleCanWrite"
+    assert [event.reason for event in decision.events] == ["Connected", "RoleCanWrite"]
+
+
+def test_a_failed_check_is_told_and_repeated_later_and_later():
+    world = SourceWorld()
+    decision = world.check_says(REFUSED)
+    assert kstatus(decision.status, generation=1) == "Failed"
+    assert world.condition().message == "password authentication failed"
+    assert [event.reason for event in decision.events] == ["AuthenticationFailed"]
+    waits = []
+    for _ in range(8):
+        decision = world.decide()
+        assert decision.again_at is not None
+        waits.append((decision.again_at - world.now).total_seconds())
+        world.now = decision.again_at
+        told = world.check_says(REFUSED).events
+        assert not told, "nothing new"
+        assert len(world.jobs) == 2
+        world.step()
+        assert len(world.jobs) == 1, "the last one is kept for its log"
+    assert waits == [10, 20, 40, 80, 160, 300, 300, 300]
+    world.now += seconds(300)
+    world.check_says(FOUND)
+    assert (world.condition().status, world.source.status.failed_checks) == ("True", 0)
+
+
+def test_an_error_that_may_pass_isnt_stalled():
+    world = SourceWorld()
+    assert kstatus(world.check_says(failure()).status, generation=1) == "InProgress"
+
+
+def test_an_edited_source_is_checked_again():
+    world = SourceWorld()
+    world.step()
+    world.metadata(generation=2)
+    world.pod(FOUND)
+    decision = world.step()
+    assert decision.status.observed_generation == 1, "that check was about the old one"
+    assert kstatus(decision.status, generation=2) == "InProgress"
+    world.step()
+    assert [job.generation for job in world.jobs] == [2]
+    world.pod(FOUND)
+    assert kstatus(world.step().status, generation=2) == "Current"
+
+
+def test_an_annotation_asks_for_a_check():
+    world = SourceWorld()
+    world.check_says(FOUND)
+    world.step()
+    world.metadata(annotations={names.CHECK: "x" * 300})
+    world.step()
+    assert [job.request for job in world.jobs] == ["x" * 256]
+    world.pod(FOUND)
+    world.step()
+    world.step()
+    assert not world.step().actions
+
+
+@pytest.mark.parametrize("ending", Ending)
+def test_a_check_without_a_word_is_a_failure_once_it_was_awaited(ending):
+    world = SourceWorld()
+    world.step()
+    world.jobs[0] = replace(
+        world.jobs[0], ending=ending, ended_at=world.now, ending_reason="DeadlineExceeded", active=0
+    )
+    assert world.step().status.checks == 0
+    world.now += seconds(SETTINGS.last_words)
+    decision = world.step()
+    assert decision.status.failed_checks == 1
+    assert world.condition().reason == ("PodFailed" if ending is Ending.COMPLETE else "DeadlineExceeded")
+
+
+def test_why_a_check_didnt_start_is_told_and_remembered():
+    world = SourceWorld()
+    world.step()
+    world.pod(unschedulable="Insufficient cpu.")
+    world.step()
+    assert world.condition().reason == "PodCannotStart"
+    world.pods.clear()
+    world.jobs[0] = replace(
+        world.jobs[0], ending=Ending.FAILED, ended_at=world.now, ending_reason="DeadlineExceeded", active=0
+    )
+    world.now += seconds(SETTINGS.last_words)
+    decision = world.step()
+    assert decision.status.failed_checks == 1
+    assert "Insufficient cpu" in world.condition().message
+
+
+def test_events_are_asked_for_when_a_check_takes_long():
+    world = SourceWorld()
+    world.step()
+    world.pod()
+    world.now += seconds(SETTINGS.explain_after)
+    assert world.step().actions == (LookForWarnings((world.pods[0].name,)),)
+    world.warnings = {world.pods[0].name: 'secret "shop-reader" not found'}
+    world.step()
+    assert 'secret "shop-reader" not found' in world.condition().message
+
+
+def test_a_message_that_isnt_ours_is_no_answer():
+    world = SourceWorld()
+    world.step()
+    world.pod(FOUND.encode()[:50])
+    decision = world.step()
+    assert decision.status.checks == 0
+    world.pod(failure().model_copy(update={"exit_code": 1}))
+    assert world.step().status.failed_checks == 1
+
+
+def test_a_deleted_source_waits_for_jobs_that_need_it():
+    world = SourceWorld()
+    world.active = 1
+    world.metadata(deletion_timestamp=NOW)
+    assert not world.step().actions
+    world.active = 0
+    assert world.step().actions == (RemoveFinalizer(),)
+    world.metadata(finalizers=())
+    assert not world.step().actions
+
+
+def test_the_budget_is_shown():
+    world = SourceWorld()
+    world.active = 3
+    assert world.step().status.active_jobs == 3

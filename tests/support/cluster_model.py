@@ -1,0 +1,469 @@
+"""A model of what stands around the planner: API server, garbage collector, Job controller, kubelets, pods, staging.
+
+Each of them takes its steps when a test says so, in any order. Objects are the planner's own values, and every write
+makes a new version in a log that stores follow, late or with losses. Pods do what docs/operator.md says, and end as told.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import count
+from typing import Any, Literal
+
+from extraction_contract.messages import (
+    TERMINAL_EXIT_CODES,
+    CleanMessage,
+    FailureMessage,
+    Message,
+    NotAMessage,
+    PlanMessage,
+    PublishMessage,
+    decode,
+)  # fmt: skip
+from extraction_contract.models import DataSource, ExtractionJob
+from extraction_contract.status import ExtractionJobStatus
+from extraction_operator.plan.facts import FINAL
+from extraction_operator.plan.names import ATTEMPT, NUMBER, ROLE
+from extraction_operator.plan.values import FINALIZER, ChildJob, Container, Ending, Pod, Role
+from support.api_rules import check_status, check_transition
+from support.plan_world import NOW, PUBLISHED, make_job, make_source, seconds
+
+Kind = Literal["job", "source", "children", "pods"]
+GRACE = 30
+
+
+class Conflict(Exception):
+    """A precondition doesn't hold, or the object is gone."""
+
+
+class Exists(Exception):
+    """An object of this name is there."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One version of an object; None is its end."""
+
+    version: int
+    kind: Kind
+    name: str
+    value: Any
+
+
+@dataclass
+class Staging:
+    """What runs leave until they publish or are cleaned."""
+
+    plans: dict[int, PlanMessage] = field(default_factory=dict)
+    """By attempt."""
+    results: dict[int, set[int]] = field(default_factory=dict)
+    """Bundles by attempt."""
+    published: dict[int, PublishMessage] = field(default_factory=dict)
+
+    def discard(self, attempt: int) -> None:
+        self.plans.pop(attempt, None)
+        self.results.pop(attempt, None)
+
+    @property
+    def left(self) -> set[int]:
+        """Attempts of which something is left."""
+        return {*self.plans, *(attempt for attempt, found in self.results.items() if found)}
+
+
+class Cluster:
+    """The world of one ExtractionJob. Its invariants are checked at every write that could break one."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.now: datetime = NOW
+        self.log: list[Change] = []
+        self.objects: dict[Kind, dict[str, Any]] = {"job": {}, "source": {}, "children": {}, "pods": {}}
+        self.staging = Staging()
+        self.told: list[str] = []
+        """Reasons of all Events."""
+        self.silent: set[str] = set()
+        """Nodes."""
+        self.counted: dict[str, dict[str, int]] = {}
+        """Of worker Jobs, by uid: failures by index."""
+        self.resting: set[str] = set()
+        """Worker Jobs of which no index is started now: one backs off."""
+        self._numbers = count(1)
+        self.put("source", "shop", make_source())
+        self.put("job", "orders", make_job(**spec))
+
+    # API server -----------------------------------------------------------------------------------------------------
+
+    @property
+    def job(self) -> ExtractionJob | None:
+        found: ExtractionJob | None = self.objects["job"].get("orders")
+        return found
+
+    @property
+    def source(self) -> DataSource | None:
+        found: DataSource | None = self.objects["source"].get("shop")
+        return found
+
+    @property
+    def children(self) -> dict[str, ChildJob]:
+        return self.objects["children"]
+
+    @property
+    def pods(self) -> dict[str, Pod]:
+        return self.objects["pods"]
+
+    def put(self, kind: Kind, name: str, value: Any) -> Change:
+        """Store a version."""
+        version = len(self.log) + 1
+        if kind == "job":
+            value = value.model_copy(
+                update={"metadata": value.metadata.model_copy(update={"resource_version": str(version)})}
+            )
+        if value is None:
+            self.objects[kind].pop(name, None)
+        else:
+            self.objects[kind][name] = value
+        self.log.append(Change(version, kind, name, value))
+        return self.log[-1]
+
+    def drop(self, kind: Kind, name: str) -> Change:
+        """Remove an object."""
+        self.objects[kind].pop(name, None)
+        self.log.append(Change(len(self.log) + 1, kind, name, None))
+        return self.log[-1]
+
+    def write_status(self, status: ExtractionJobStatus, version: str | None) -> Change:
+        """Store a status; ``version`` is a precondition, where there is one."""
+        job = self.job
+        if job is None or (version is not None and job.metadata.resource_version != version):
+            raise Conflict
+        old = job.status
+        if any("may be left" in condition.message for condition in status.conditions):
+            self.told.append("StagingLeft")
+        check_transition(old, status)
+        check_status(status)
+        if old.phase in FINAL and status.phase != old.phase:
+            assert old.phase == "Failed", "a final phase moved"
+            assert status.attempt == old.attempt + 1
+        if status.phase == "Succeeded" and old.phase != "Succeeded":
+            published = self.staging.published.get(status.attempt)
+            assert published is not None, "nothing was published"
+            assert status.result is not None
+            assert status.result.model_dump(exclude={"seconds"}) == published.model_dump(exclude={"plan_digest"})
+        return self.put("job", "orders", job.model_copy(update={"status": status}))
+
+    def set_finalizer(self, version: str, *, present: bool) -> Change:
+        """Put the finalizer on this version of the job, or take it off."""
+        job = self.job
+        if job is None or job.metadata.resource_version != version:
+            raise Conflict
+        if not present:
+            self.check_nothing_is_left()
+        metadata = job.metadata.model_copy(update={"finalizers": (FINALIZER,) if present else ()})
+        change = self.put("job", "orders", job.model_copy(update={"metadata": metadata}))
+        return self.drop("job", "orders") if metadata.deletion_timestamp is not None and not present else change
+
+    def create(self, manifest: Mapping[str, Any]) -> Change:
+        """Create a Job."""
+        name, labels, spec = manifest["metadata"]["name"], manifest["metadata"]["labels"], manifest["spec"]
+        if name in self.children:
+            raise Exists
+        role, attempt, number = Role(labels[ROLE]), int(labels[ATTEMPT]), int(labels.get(NUMBER, 0))
+        job = self.job
+        if job is not None and role is not Role.CLEAN:
+            assert FINALIZER in job.metadata.finalizers, "a child without the finalizer"
+            assert attempt <= max(1, job.status.attempt), "the attempt isn't stored"
+        if role is Role.WORK:
+            assert job is not None
+            assert job.status.plan is not None, "the plan isn't stored"
+            rivals = [
+                c.name for c in self.children.values() if c.role is role and not c.deleting and c.attempt == attempt
+            ]
+            assert not rivals, "two worker Jobs of one attempt"
+        uid = f"uid-{next(self._numbers)}"
+        made = ChildJob(
+            name, uid, role, attempt, number, created=self.now, parallelism=spec.get("parallelism", 1),
+            completions=spec.get("completions", 1), suspended=spec.get("suspend", False),
+        )  # fmt: skip
+        return self.put("children", name, made)
+
+    def delete(self, name: str, uid: str | None = None) -> Change:
+        """Delete a Job after its pods (Foreground)."""
+        found = self.children.get(name)
+        if found is None or uid not in {None, found.uid}:
+            raise Conflict
+        return self.put(
+            "children", name, replace(found, deleting=True, deleting_since=found.deleting_since or self.now)
+        )
+
+    def scale(self, name: str, uid: str, parallelism: int | None, suspend: bool | None) -> Change:
+        """Change a Job."""
+        found = self.children.get(name)
+        if found is None or found.uid != uid:
+            raise Conflict
+        changes = {"parallelism": parallelism, "suspended": suspend}
+        return self.put("children", name, replace(found, **{k: v for k, v in changes.items() if v is not None}))
+
+    def change_spec(self, **fields: Any) -> None:
+        """Have a user change the spec."""
+        if (job := self.job) is not None:
+            metadata = job.metadata.model_copy(update={"generation": job.metadata.generation + 1})
+            spec = job.spec.model_copy(update=fields)
+            self.put("job", "orders", job.model_copy(update={"spec": spec, "metadata": metadata}))
+
+    def delete_job(self) -> None:
+        """Have a user delete the ExtractionJob."""
+        job = self.job
+        if job is None or job.metadata.deletion_timestamp is not None:
+            return
+        if not job.metadata.finalizers:
+            self.drop("job", "orders")
+            return
+        update = {"deletion_timestamp": self.now, "generation": job.metadata.generation + 1}
+        self.put("job", "orders", job.model_copy(update={"metadata": job.metadata.model_copy(update=update)}))
+
+    def check_nothing_is_left(self) -> None:
+        """Check what must be true once the finalizer goes."""
+        if "StagingLeft" in self.told:
+            return
+        assert not self.staging.left, "staging is left"
+        assert not [pod.name for pod in self.live_pods()], "pods are left"
+
+    def live_pods(self, attempt: int | None = None) -> list[Pod]:
+        """Return the pods of leads and workers that may still do something."""
+        return [
+            pod for pod in self.pods.values()
+            if pod.role in {Role.LEAD, Role.WORK} and pod.phase in {"Pending", "Running"}
+            and pod.node not in self.silent and attempt in {None, pod.attempt}
+            # Words that were said are the end; what remains of such a pod only ends itself.
+            and not any(found.exit_code not in {None, 0} for found in pod.containers)
+            # Nor does a published run take anything into staging.
+            and pod.attempt not in self.staging.published
+        ]  # fmt: skip
+
+    # Controllers ------------------------------------------------------------------------------------------------------
+
+    def collect(self) -> None:
+        """Do what the garbage collector does: dependents go with their owner, Jobs after their pods."""
+        uids = {child.uid for child in self.children.values()}
+        leads = {child.attempt for child in self.children.values() if child.role is Role.LEAD}
+        for child in list(self.children.values()):
+            orphan = (child.role is Role.LEAD and self.job is None) or (
+                child.role is Role.WORK and child.attempt not in leads
+            )
+            if orphan and not child.deleting:
+                self.delete(child.name)
+            if child.deleting:
+                mine = [pod for pod in self.pods.values() if pod.job_uid == child.uid]
+                for pod in mine:
+                    self.delete_pod(pod.name)
+                if not mine:
+                    self.drop("children", child.name)
+        for pod in list(self.pods.values()):
+            if pod.job_uid not in uids:
+                self.delete_pod(pod.name)
+
+    def delete_pod(self, name: str, disrupted: str = "") -> None:
+        """Ask for a pod to go; one that has ended goes at once."""
+        pod = self.pods.get(name)
+        if pod is None:
+            return
+        if pod.phase in {"Succeeded", "Failed"} and not disrupted:
+            self.drop("pods", name)
+        elif pod.deleting_since is None:
+            since = self.now + seconds(GRACE)
+            self.put("pods", name, replace(pod, deleting_since=since, disrupted=disrupted or pod.disrupted))
+
+    def sync(self, name: str) -> None:
+        """Do what the Job controller does about one Job, with all pods in view."""
+        job = self.children.get(name)
+        if job is None or job.deleting:
+            return
+        new = self._judge(job)
+        if new.ending is not None or new.suspended:
+            for pod in self._active(new):
+                self.delete_pod(pod.name)
+        if new.ending is None:
+            new = replace(new, suspended_since=(new.suspended_since or self.now) if new.suspended else None)
+            if not new.suspended:
+                self._start_pods(new)
+        active = self._active(new)
+        terminating = [pod for pod in self._mine(new) if pod.deleting_since is not None and not _over(pod)]
+        # The sidecar's pod counts until it is over, whatever was said.
+        new = replace(new, active=len(active), terminating=len(terminating))
+        if new != job:
+            self.put("children", name, new)
+
+    def _mine(self, job: ChildJob) -> list[Pod]:
+        return [pod for pod in self.pods.values() if pod.job_uid == job.uid]
+
+    def _active(self, job: ChildJob) -> list[Pod]:
+        return [pod for pod in self._mine(job) if pod.deleting_since is None and not _over(pod)]
+
+    def _judge(self, job: ChildJob) -> ChildJob:
+        """Return the Job with its ending, if it has one."""
+        if job.ending is not None:
+            return job
+        failed = [pod for pod in self._mine(job) if pod.phase == "Failed"]
+        good = {pod.index or 0 for pod in self._mine(job) if pod.phase == "Succeeded"}
+        if job.role is not Role.WORK:
+            # Terminating pods count as failed (TerminatingOrFailed), but not those that a suspension deleted.
+            gone = [pod for pod in self._mine(job) if pod.deleting_since is not None and not _over(pod)]
+            if good:
+                return replace(job, ending=Ending.COMPLETE, ended_at=self.now)
+            if failed or (gone and not job.suspended and job.suspended_since is None):
+                return replace(job, ending=Ending.FAILED, ended_at=self.now, ending_reason="BackoffLimitExceeded")
+            return job
+        done = _parse(job.completed_indexes) | good
+        job = replace(job, completed_indexes=",".join(map(str, sorted(done))), succeeded=len(done))
+        counts = self.counted.setdefault(job.uid, {})
+        for pod in failed:
+            if any(container.exit_code in TERMINAL_EXIT_CODES for container in pod.containers):
+                return replace(job, ending=Ending.FAILED, ended_at=self.now, ending_reason="PodFailurePolicy")
+            if not pod.disrupted:
+                counts[pod.uid] = pod.index or 0
+        worst = [index for index in range(job.completions) if list(counts.values()).count(index) > 3]
+        if worst:
+            indexes = ",".join(map(str, worst))
+            return replace(
+                job, ending=Ending.FAILED, ended_at=self.now, ending_reason="MaxFailedIndexesExceeded",
+                failed_indexes=indexes,
+            )  # fmt: skip
+        if len(done) == job.completions:
+            return replace(job, ending=Ending.COMPLETE, ended_at=self.now)
+        return job
+
+    def _start_pods(self, job: ChildJob) -> None:
+        live = {pod.index for pod in self._mine(job) if not _over(pod)}
+        if job.role is not Role.WORK:
+            if not live and job.parallelism:
+                self.start_pod(job, None)
+            return
+        if job.uid in self.resting:
+            return
+        todo = [index for index in range(job.completions) if index not in live | _parse(job.completed_indexes)]
+        for index in todo[: max(0, job.parallelism - len(self._active(job)))]:
+            self.start_pod(job, index)
+
+    def start_pod(self, job: ChildJob, index: int | None) -> None:
+        """Create a pod of a Job."""
+        number = next(self._numbers)
+        name = f"{job.name}-{number}"
+        pod = Pod(
+            name=name, uid=f"uid-{number}", job=job.name, job_uid=job.uid, role=job.role, attempt=job.attempt,
+            index=index, created=self.now, phase="Pending", node=f"node-{number % 3}",
+        )  # fmt: skip
+        self.put("pods", name, pod)
+
+    # Kubelets and pods ------------------------------------------------------------------------------------------------
+
+    def run_pod(self, name: str, outcome: str = "good") -> None:
+        """Let a pod take its next step, which ends as told."""
+        pod = self.pods.get(name)
+        if pod is None or pod.node in self.silent or _over(pod):
+            return
+        if pod.deleting_since is not None:
+            self._terminate(pod, outcome)
+        elif any(found.exit_code not in {None, 0} for found in pod.containers):
+            self.put("pods", name, replace(pod, phase="Failed"))
+        elif pod.role is Role.LEAD and not pod.containers:
+            self.put("pods", name, replace(pod, containers=(Container("hold", running=True),)))
+        else:
+            step: Callable[[Pod, str], None] = {
+                Role.LEAD: self._run_lead, Role.WORK: self._run_work, Role.CLEAN: self._run_clean,
+            }[pod.role]  # fmt: skip
+            step(pod, outcome)
+
+    def _terminate(self, pod: Pod, outcome: str) -> None:
+        """End a pod on request: nothing more is said, or that it was interrupted; then it is gone."""
+        if outcome == "good" or any(found.message for found in pod.containers if found.exit_code):
+            self.drop("pods", pod.name)
+            return
+        said = "" if outcome == "silent" else FailureMessage(reason="Interrupted", exit_code=130, message="x").encode()
+        last = Container("publish" if pod.role is Role.LEAD else pod.role.value, exit_code=130, message=said)
+        kept = tuple(found for found in pod.containers if found.exit_code == 0)
+        self.put("pods", pod.name, replace(pod, phase="Failed", containers=(*kept, last)))
+
+    def _end(self, pod: Pod, container: str, outcome: str, said: Message, *, last: bool = True) -> None:
+        """End a container."""
+        text, code = said.encode(), said.exit_code if isinstance(said, FailureMessage) else 0
+        if outcome == "silent":
+            text, code = "", 137
+        elif outcome == "cut":
+            text = text[: len(text) // 2]
+        ended = Container(container, exit_code=code, message=text)
+        kept = tuple(found for found in pod.containers if found.name != container)
+        phase = "Succeeded" if last and code == 0 else "Failed" if code and pod.role is not Role.LEAD else "Running"
+        self.put("pods", pod.name, replace(pod, phase=phase, containers=(*kept, ended)))
+
+    def _run_lead(self, pod: Pod, outcome: str) -> None:
+        attempt, planned = pod.attempt, pod.container("plan")
+        if planned is None:
+            if outcome in FAILURES:
+                self.staging.plans.pop(attempt, None)
+                self._end(pod, "plan", outcome, FAILURES[outcome], last=False)
+                return
+            bundles = 1 if outcome == "small" else 3
+            plan = PlanMessage(
+                digest=f"{attempt:031x}{bundles}", chunks=7, bundles=bundles, estimated_rows=1, estimated_bytes=1,
+                strategy="ctid",
+            )  # fmt: skip
+            # What was published takes nothing into its staging any more.
+            plan = plan if attempt in self.staging.published else self.staging.plans.setdefault(attempt, plan)
+            self._end(pod, "plan", outcome, plan, last=False)
+            return
+        if outcome in FAILURES:
+            self._end(pod, "publish", outcome, FAILURES[outcome])
+            return
+        try:
+            plan = decode(planned.message)
+        except NotAMessage:
+            plan = self.staging.plans.get(attempt)
+        if attempt not in self.staging.published:
+            if attempt not in self.staging.plans or not isinstance(plan, PlanMessage):
+                self._end(pod, "publish", "good", FAILURES["terminal"])
+                return
+            if plan.bundles > 1 and len(self.staging.results.get(attempt, ())) < plan.bundles:
+                return  # it waits
+            if self.staging.published:
+                self._end(pod, "publish", "good", FailureMessage(reason="SinkExists", exit_code=26, message="x"))
+                return
+            self.staging.published[attempt] = PUBLISHED.model_copy(update={"plan_digest": plan.digest, "rows": attempt})
+            self.staging.discard(attempt)
+        self._end(pod, "publish", outcome, self.staging.published[attempt])
+
+    def _run_work(self, pod: Pod, outcome: str) -> None:
+        attempt = pod.attempt
+        if outcome in FAILURES:
+            self._end(pod, "work", outcome, FAILURES[outcome])
+            return
+        if attempt not in self.staging.published:
+            if attempt not in self.staging.plans:
+                self._end(pod, "work", "good", FAILURES["terminal"])
+                return
+            self.staging.results.setdefault(attempt, set()).add(pod.index or 0)
+        self._end(pod, "work", outcome, CleanMessage())
+
+    def _run_clean(self, pod: Pod, outcome: str) -> None:
+        attempt = pod.attempt
+        assert not self.live_pods(attempt), "somebody is at work while staging is cleaned"
+        if outcome in FAILURES:
+            self._end(pod, "clean", outcome, FAILURES[outcome])
+            return
+        published = self.staging.published.get(attempt)
+        self.staging.discard(attempt)
+        self._end(pod, "clean", outcome, published or CleanMessage())
+
+
+FAILURES = {
+    "terminal": FailureMessage(reason="NotFound", exit_code=12, message="gone"),
+    "transient": FailureMessage(reason="SourceUnavailable", exit_code=40, transient=True, message="down"),
+    "snapshot": FailureMessage(reason="SnapshotLost", exit_code=22, message="lost"),
+}
+OUTCOMES = ("good", "small", "silent", "cut", *FAILURES)
+
+
+def _over(pod: Pod) -> bool:
+    return pod.phase in {"Succeeded", "Failed"}
+
+
+def _parse(indexes: str) -> set[int]:
+    return {int(index) for index in indexes.split(",") if index}
