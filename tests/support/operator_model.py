@@ -22,8 +22,9 @@ from extraction_operator.plan.values import (
     RemoveFinalizer,
     ScaleJob,
 )  # fmt: skip
+from support.api_model import Change, Conflict, Exists, Kind
 from support.api_rules import Refused
-from support.cluster_model import Change, Cluster, Conflict, Exists, Kind
+from support.cluster_model import Cluster
 from support.plan_world import NOW, SETTINGS
 
 FAULTS = ("lost", "refused", "crash")

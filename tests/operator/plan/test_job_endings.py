@@ -97,6 +97,15 @@ def test_a_terminal_error_of_a_worker_names_its_bundle_and_survives_that_the_lea
     assert ready(decision) == ("Unrepresentable", "Bundle 2: column c: NaN.")
 
 
+def test_what_a_stopped_lead_says_isnt_the_cause():
+    world = World.working()
+    fail_workers(world, failure("Unrepresentable", 19))
+    world.step()
+    world.change_job(Role.LEAD, suspended=True)
+    world.change_pod(Role.LEAD, containers=(ended("publish", failure("SinkUnavailable", 43)),))
+    assert ready(world.step())[0] == "Unrepresentable"
+
+
 def test_a_transient_error_begins_another_attempt_after_a_while():
     world = World.working()
     fail_workers(world, failure(), reason="MaxFailedIndexesExceeded")

@@ -244,10 +244,14 @@ def test_a_job_that_was_made_with_a_retry_isnt_retried_for_it():
 def test_children_of_a_later_attempt_show_that_the_view_is_stale():
     world = World.working()
     world.add_job(Role.LEAD, attempt=2)
+    del world.jobs[1]
     decision = world.decide()
     assert (decision.status, decision.actions) == (world.job.status, ())
-    assert decision.again_at is not None
-    world = World.working()
+    assert decision.again_at == world.now + seconds(SETTINGS.busy_poll)
+
+
+def test_workers_of_a_later_number_show_that_the_view_is_stale():
+    world = World.planned()
     world.add_job(Role.WORK, number=2)
     assert not world.decide().actions
 

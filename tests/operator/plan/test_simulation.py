@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from extraction_operator.plan.facts import FINAL
 from extraction_operator.plan.job import decide_job
 from extraction_operator.plan.values import Pod, Role
-from support.cluster_model import OUTCOMES, Cluster, Kind
+from support.api_model import Kind
+from support.cluster_model import OUTCOMES, Cluster
 from support.operator_model import FAULTS, KINDS, Operator
 from support.plan_world import SETTINGS, make_source, seconds
 
@@ -174,6 +175,20 @@ class HostileWorld(RuleBasedStateMachine):
         elif what in {"broken", "there"}:
             cluster.put("source", "shop", make_source(ready=what == "there"))
 
+    @rule(what=st.sampled_from(["cancel", "delete", "child", "retry"]), index=st.integers(0, 3))
+    def user_acts_while_an_answer_is_lost(self, what: str, index: int) -> None:
+        """What was written last isn't seen yet when the user's change is."""
+        if index:
+            return
+        self.leader.step(["lost"])
+        if what == "retry":
+            self.user_changes_the_job(what)
+        else:
+            self.user_gets_in_the_way(what, index)
+        self.leader.follow("job")
+        self.leader.step()
+        self.leader.step()
+
     @rule(used=st.sampled_from([0, 5, 9]))
     def other_jobs_use_connections(self, used: int) -> None:
         for replica in self.replicas:
@@ -245,7 +260,7 @@ class HostileWorld(RuleBasedStateMachine):
 
 
 HostileWorld.TestCase.settings = settings(
-    max_examples=EXAMPLES or 100,
+    max_examples=EXAMPLES or 200,
     stateful_step_count=50,
     deadline=None,
     derandomize=not EXAMPLES,
