@@ -131,7 +131,9 @@ class Reconciler:
         if brief is None:
             return None
         lookups = self._hands.lookups
-        terminating = brief.deleting and await lookups.is_terminating(key.namespace)
+        terminating = lookups.is_known_terminating(key.namespace) or (
+            brief.deleting and await lookups.is_terminating(key.namespace)
+        )
         modes = await lookups.claim_modes(key.namespace, brief.claim) if brief.claim and not brief.is_final else ()
         # From here on nothing is awaited: what is observed is of one moment.
         job = self._store.job(key)
@@ -230,7 +232,10 @@ class Reconciler:
         try:
             await self._hands.children.create(key.namespace, uid, action)
         except (ApiError, ForeignObjectError) as error:
-            if isinstance(error, ForeignObjectError) or error.status in _REFUSED:
+            if isinstance(error, ApiError) and "NamespaceTerminating" in error.causes:
+                # Pods go first; the objects that own them aren't deleted before.
+                self._hands.lookups.note_terminating(key.namespace)
+            elif isinstance(error, ForeignObjectError) or error.status in _REFUSED:
                 # A quota, an admission policy, a name that is taken: only people can help, so tell them.
                 message = f"Job {action.name} can't be created: {error}"
                 self._hands.events.add(About(kind, key, uid), Event("ChildRefused", message, warning=True))

@@ -291,6 +291,23 @@ def test_a_job_whose_namespace_goes_is_let_go():
     run(scenario)
 
 
+def test_a_job_is_let_go_when_a_refusal_shows_that_its_namespace_goes():
+    """Pods go first, and jobs only once these are gone: the job itself isn't being deleted yet."""
+
+    async def scenario(kube: Kube) -> None:
+        await kube.put(DATA_SOURCE, data_source(ready=True, finalizers=CLEANUP))
+        await kube.put(EXTRACTION_JOB, extraction_job(finalizers=CLEANUP))
+
+        def creates_a_job(request: web.Request) -> bool:
+            return request.method == "POST" and request.path.endswith("/jobs")
+
+        with kube.failing(refuse(403, "Forbidden", when=creates_a_job, causes=("NamespaceTerminating",))):
+            async with operator(kube):
+                await until(lambda: not kube.get(EXTRACTION_JOB, "default", "orders")["metadata"].get("finalizers"))
+
+    run(scenario)
+
+
 def test_the_next_job_begins_when_the_one_before_it_is_gone():
     async def scenario(kube: Kube) -> None:
         source = data_source(ready=True, finalizers=CLEANUP)

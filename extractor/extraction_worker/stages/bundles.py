@@ -8,22 +8,27 @@ SMALL_BYTES = 256 << 20
 """A plan of up to so many bytes is one bundle: it is read before more pods would have started."""
 BUNDLE_BYTES = 2 << 30
 """About so many bytes make a bundle: a minute's work of a pod, which is what a lost pod costs."""
+LEAST_BUNDLE_BYTES = 64 << 20
+"""Fewer aren't worth the start of a pod, however slowly the source may be read."""
 MAX_BUNDLES = 10_000
 """So that the Job's status stays small."""
 
 
-def bundle_count(plan: Plan, parallelism: int) -> int:
+def bundle_count(plan: Plan, parallelism: int, bytes_per_second: int | None = None) -> int:
     """Return into how many bundles a plan is divided, by its estimates.
 
     Parameters
     ----------
     parallelism
         Pods at the same time; there are as many bundles at least, where there are as many chunks.
+    bytes_per_second
+        What all pods together may read, where that is limited: then a minute's work is less.
     """
     chunks = len(plan.chunks)
     if chunks <= 1 or plan.estimated_bytes <= SMALL_BYTES:
         return 1
-    by_size = -(-plan.estimated_bytes // BUNDLE_BYTES)
+    minute = 60 * bytes_per_second // parallelism if bytes_per_second is not None else BUNDLE_BYTES
+    by_size = -(-plan.estimated_bytes // min(BUNDLE_BYTES, max(LEAST_BUNDLE_BYTES, minute)))
     return min(max(by_size, parallelism), chunks, MAX_BUNDLES)
 
 

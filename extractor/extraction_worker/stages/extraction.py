@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from extraction_worker.errors import ExtractionError
+from extraction_worker.errors import ExtractionError, SourceBusy
 from extraction_worker.model import Chunk, ChunkResult, Plan
 from extraction_worker.report.progress import Phase, Progress
 from extraction_worker.sink.abc import Sink
@@ -46,6 +46,7 @@ class Extraction:
     ) -> None:
         self._progress = progress
         self._threads = memory.threads
+        self._said: set[str] = set()
         self._watchdog = Watchdog(settings.stall_timeout, lambda pid: ask_server(settings, pid))
         self._worker = ChunkWorker(
             plan=plan,
@@ -95,6 +96,12 @@ class Extraction:
             on_result(result)
             progress.chunk_done()
 
+        def again(chunk: Chunk, error: ExtractionError) -> None:
+            if isinstance(error, SourceBusy):
+                self._say_once(f"Waiting for a connection: {error}")
+            else:
+                progress.retry(f"Chunk {chunk.index} is read again: {error}")
+
         todo = [chunk for chunk in chunks if chunk.index not in finished]
         self._watchdog.start()
         try:
@@ -104,7 +111,7 @@ class Extraction:
                 threads=self._threads,
                 stopped=self._worker.stopped,
                 on_result=take,
-                on_retry=lambda chunk, error: progress.retry(f"Chunk {chunk.index} is read again: {error}"),
+                on_retry=again,
                 stop=self._worker.stop,
             )
         finally:
@@ -113,6 +120,11 @@ class Extraction:
     def stop(self) -> None:
         """Stop every read now, and each one that would begin."""
         self._worker.stop()
+
+    def _say_once(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            self._progress.say(message)
 
     def _extract(self, chunk: Chunk) -> ChunkResult:
         try:

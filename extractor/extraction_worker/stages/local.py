@@ -8,10 +8,11 @@ resumed, and one under ``Snapshot``, whose snapshot ended with its process, begi
 import contextlib
 import threading
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from extraction_contract.resolve import ResolvedJob
 from extraction_worker.errors import (
@@ -22,10 +23,11 @@ from extraction_worker.errors import (
     SnapshotLost,
     SourceInDanger,
 )
-from extraction_worker.model import ChunkResult, Consistency, Manifest, Plan
+from extraction_worker.model import ChunkResult, Consistency, Manifest, Plan, SnapshotIdentity
 from extraction_worker.report.progress import Phase, Progress
 from extraction_worker.sink.abc import Sink
 from extraction_worker.sink.open import open_sink
+from extraction_worker.source.slots import patiently
 from extraction_worker.stages.extraction import Extraction
 from extraction_worker.stages.owner import Owner
 from extraction_worker.stages.plan import Reading, read_job
@@ -36,6 +38,8 @@ from extraction_worker.stages.source import JobSource
 
 if TYPE_CHECKING:
     from extraction_worker.source.pool import SourcePool
+
+_Result = TypeVar("_Result")
 
 MAX_RESTARTS = 3
 """How often ``snapshot.onLoss: Restart`` begins anew."""
@@ -73,7 +77,7 @@ class LocalRun:
         self._pool: Future[SourcePool] | None = None
         self._namespace = self._job.metadata.namespace or "default"
         self._name = f"local-{uuid.uuid4().hex}"
-        self._source = JobSource(resolved)
+        self._source = JobSource(resolved, self._name)
         self._memory = plan_memory(resolved, options)
 
     @property
@@ -143,9 +147,11 @@ class LocalRun:
         reading = read_job(self._job, self._resolved.source, planned_at)
         lease = self._source.lease(reading, lambda _: None)
         try:
-            identity = lease.acquire()
-            return self._source.make_plan(
-                reading, identity, run_id=self._new_run_id(), planned_at=planned_at, threads=self._memory.threads
+            identity = self._patiently(lease.acquire)
+            return self._patiently(
+                lambda: self._source.make_plan(
+                    reading, identity, run_id=self._new_run_id(), planned_at=planned_at, threads=self._memory.threads
+                )
             )
         finally:
             lease.release()
@@ -169,9 +175,7 @@ class LocalRun:
                 if self._resumes or attempt is not None:
                     if attempt is None:
                         self._progress.phase(Phase.PLANNING)
-                        fresh = self._source.make_plan(
-                            reading, None, run_id=run_id, planned_at=planned_at, threads=self._memory.threads
-                        )
+                        fresh = self._patiently(lambda: self._make_plan(reading, None, run_id, planned_at))
                         attempt = self._resume(fresh, sink)
                     self._work(attempt, sink)
                 else:
@@ -182,6 +186,8 @@ class LocalRun:
                 if on_loss == "Restart" and restarts < MAX_RESTARTS:
                     restarts += 1
                     attempt = None
+                    # A new holder comes before readers: they would keep it from its slots.
+                    self._close_pool()
                     self._progress.say(f"{lost.reason} Beginning anew ({restarts} of {MAX_RESTARTS}).")
                 elif on_loss == "Degrade" and lost.attempt is not None:
                     attempt = _degraded(lost.attempt)
@@ -197,12 +203,8 @@ class LocalRun:
         lease = self._source.lease(reading, lambda _: self._stop_extraction())
         try:
             self._progress.phase(Phase.PLANNING)
-            identity = lease.acquire()
-            self._opened_pool()
-            plan = self._source.make_plan(
-                reading, identity, run_id=run_id, planned_at=planned_at, threads=self._memory.threads
-            )
-            attempt = _Attempt(plan)
+            identity = self._patiently(lease.acquire)
+            attempt = _Attempt(self._patiently(lambda: self._make_plan(reading, identity, run_id, planned_at)))
             self._work(attempt, sink)
             # As soon as every chunk has its result: publishing needs nothing of the source.
             lease.finish()
@@ -214,6 +216,28 @@ class LocalRun:
         finally:
             lease.release()
         return attempt
+
+    def _make_plan(
+        self, reading: Reading, identity: SnapshotIdentity | None, run_id: str, planned_at: datetime
+    ) -> Plan:
+        """Plan, and open the first sessions that read beside it."""
+        return self._source.make_plan(
+            reading,
+            identity,
+            run_id=run_id,
+            planned_at=planned_at,
+            threads=self._memory.threads,
+            connected=self._opened_pool,
+        )
+
+    def _patiently(self, call: Callable[[], _Result]) -> _Result:
+        """Repeat a call until the budget of the source has room for it."""
+
+        def wait(seconds: float) -> None:
+            self._stopped.wait(seconds)
+            self._check_stopped()
+
+        return patiently(call, wait=wait, say=self._progress.say)
 
     def _work(self, attempt: _Attempt, sink: Sink) -> None:
         limit = self._resolved.source.spec.limits.bytes_per_second

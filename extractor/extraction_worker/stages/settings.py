@@ -9,6 +9,7 @@ from extraction_contract.models import DataSource, ExtractionJob
 from extraction_contract.resolve import ResolvedJob, ResolvedSource
 from extraction_worker.source.lease import LeaseLimits
 from extraction_worker.source.settings import Credentials, SourceSettings
+from extraction_worker.source.slots import SlotBudget
 from extraction_worker.stream.admission import MemoryPlan, memory_limit, memory_plan
 
 _DEFAULT_MEMORY = 1 << 30
@@ -24,13 +25,15 @@ class LocalOptions:
     memory: int | None = None
 
 
-def source_settings(resolved: ResolvedSource, application_name: str) -> SourceSettings:
+def source_settings(resolved: ResolvedSource, application_name: str, run: str = "") -> SourceSettings:
     """Return how to reach a source; credentials are read anew for each connection.
 
     Parameters
     ----------
     application_name
         What the server shows of our sessions: :func:`application_name`.
+    run
+        One attempt of one job, the same in all its processes: they share the slot that its holder offers.
     """
     connection, limits = resolved.source.spec.connection, resolved.source.spec.limits
 
@@ -48,6 +51,7 @@ def source_settings(resolved: ResolvedSource, application_name: str) -> SourceSe
         application_name=application_name,
         statement_timeout=limits.statement_timeout.total_seconds(),
         lock_timeout=limits.lock_timeout.total_seconds(),
+        slots=SlotBudget(resolved.source.budget_group, limits.max_connections, run),
     )
 
 

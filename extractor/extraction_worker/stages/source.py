@@ -25,15 +25,17 @@ class JobSource:
 
     Parameters
     ----------
+    run
+        Names this attempt, the same in every process of it.
     pod
         Name of the pod, for what the server shows of our sessions; empty in local mode.
     """
 
-    def __init__(self, resolved: ResolvedJob, pod: str = "") -> None:
+    def __init__(self, resolved: ResolvedJob, run: str, pod: str = "") -> None:
         self._job = resolved.job
         self._source = resolved.source
         self._limits = lease_limits(resolved)
-        self.settings = source_settings(resolved.of_source(), application_name(resolved.job, pod))
+        self.settings = source_settings(resolved.of_source(), application_name(resolved.job, pod), run)
 
     def lease(self, reading: Reading, on_lost: Callable[[ExtractionError], None]) -> SnapshotLease:
         """Return the lease of a snapshot of what the job reads; nothing is acquired yet."""
@@ -51,6 +53,7 @@ class JobSource:
         run_id: str,
         planned_at: datetime,
         threads: int,
+        connected: Callable[[], object] = lambda: None,
     ) -> Plan:
         """Plan under the lease's snapshot; without one, under a snapshot that ends with the planning.
 
@@ -58,27 +61,30 @@ class JobSource:
         ----------
         threads
             How many will read at the same time, over all pods.
+        connected
+            Called once planning has its connection: others of this run can't take its slot any more.
 
         Raises
         ------
+        SourceBusy
+            It has to wait for its turn (:func:`source.slots.patiently`).
         ExtractionError
             What makes the job impossible.
         """
         try:
-            with (
-                contextlib.closing(connect(self.settings)) as connection,
-                planning_transaction(connection, self.settings, identity.snapshot_id if identity else None),
-            ):
-                return make_plan(
-                    connection,
-                    self._job,
-                    self._source,
-                    reading,
-                    identity or read_identity(connection, ""),
-                    run_id=run_id,
-                    planned_at=planned_at,
-                    threads=threads,
-                )
+            with contextlib.closing(connect(self.settings)) as connection:
+                connected()
+                with planning_transaction(connection, self.settings, identity.snapshot_id if identity else None):
+                    return make_plan(
+                        connection,
+                        self._job,
+                        self._source,
+                        reading,
+                        identity or read_identity(connection, ""),
+                        run_id=run_id,
+                        planned_at=planned_at,
+                        threads=threads,
+                    )
         except psycopg.Error as error:
             raise translate(error, "Planning") from None
 

@@ -8,6 +8,7 @@ from extraction_operator.cluster.errors import ApiError
 from extraction_operator.cluster.kinds import CLAIM, NAMESPACE
 
 _NOT_FOR_US = frozenset({403, 404})
+_TERMINATING = ("Terminating",)
 
 
 class Lookups:
@@ -31,7 +32,16 @@ class Lookups:
             found = await self._api.get_unscoped(NAMESPACE, namespace)
             return ((found.get("status") or {}).get("phase", ""),)
 
-        return await self._look(("namespace", namespace), ask) == ("Terminating",)
+        return await self._look(("namespace", namespace), ask) == _TERMINATING
+
+    def note_terminating(self, namespace: str) -> None:
+        """Take note that a namespace is being deleted: nothing can be created in it any more."""
+        self._known["namespace", namespace] = (self._clock(), _TERMINATING)
+
+    def is_known_terminating(self, namespace: str) -> bool:
+        """Whether it was found out lately that a namespace is being deleted; nobody is asked."""
+        known = self._known.get(("namespace", namespace))
+        return known is not None and known[1] == _TERMINATING
 
     async def claim_modes(self, namespace: str, claim: str) -> tuple[str, ...]:
         """Return the access modes of a PersistentVolumeClaim; none where there is no claim, or we may not ask.

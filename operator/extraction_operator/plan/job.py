@@ -17,6 +17,7 @@ from extraction_operator.plan.facts import FINAL, Facts, ended_well
 from extraction_operator.plan.making import Maker
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.values import (
+    Action,
     AddFinalizer,
     DeleteJob,
     Event,
@@ -51,18 +52,24 @@ def decide_job(seen: ObservedJob, settings: Settings) -> JobDecision:
     if facts.deleting and not facts.protected:
         return unchanged(seen)
     if seen.namespace_terminating and facts.phase not in FINAL:
-        return _let_go(seen, "The namespace is being deleted") if facts.protected else unchanged(seen)
+        return _let_go(seen, "The namespace is being deleted", protected=facts.protected)
     if facts.view_is_stale:
         return unchanged(seen, again_in=settings.busy_poll)
     return _Deciding(facts).decide()
 
 
-def _let_go(seen: ObservedJob, why: str) -> JobDecision:
-    """Return the decision to leave staging as it is."""
+def _let_go(seen: ObservedJob, why: str, *, protected: bool) -> JobDecision:
+    """Return the decision to leave staging as it is.
+
+    The children go, too: a worker Job keeps the finalizer of a failed pod until it has made another in its place, and
+    in a namespace that is being deleted it can't, so that neither would ever go.
+    """
+    actions: list[Action] = [DeleteJob(job.name, job.uid) for job in seen.jobs if not job.deleting]
+    if not protected:
+        return unchanged(seen, actions)
     message = f"{why}: staging of {seen.job.sink_path} isn't cleaned."
-    return JobDecision(
-        status=seen.job.status, actions=(RemoveFinalizer(),), events=(Event("StagingLeft", message, warning=True),)
-    )
+    event = Event("StagingLeft", message, warning=True)
+    return JobDecision(status=seen.job.status, actions=(*actions, RemoveFinalizer()), events=(event,))
 
 
 class _Deciding:

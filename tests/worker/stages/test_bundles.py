@@ -35,6 +35,9 @@ def test_bundles_keep_every_pod_busy_and_are_of_a_bounded_size():
     assert bundle_count(plan_of(100, BUNDLE_BYTES // 10), 4) == 10
     assert bundle_count(plan_of(100, BUNDLE_BYTES // 100), 64) == 64
     assert bundle_count(plan_of(8, BUNDLE_BYTES * 10), 4) == 8
+    # A minute's work at 8 MiB/s for two pods is 240 MiB; never less than what is worth a pod.
+    assert bundle_count(plan_of(100, 24 << 20), 2, 8 << 20) == 10
+    assert bundle_count(plan_of(100, 24 << 20), 2, 1 << 10) == -(-2400 // 64)
     assert bundle_count(plan_of(MAX_BUNDLES + 5, BUNDLE_BYTES), 4) == MAX_BUNDLES
 
 

@@ -19,6 +19,8 @@ from extraction_worker.stages.pod.invocation import Invocation
 from extraction_worker.stages.settings import application_name, source_settings
 
 _ROUND_TRIPS = 5
+_PATIENCE_SECONDS = 30.0
+"""How long a check waits for its turn: the operator gives it a minute in all."""
 
 _SERVER = """
 SELECT pg_catalog.split_part(pg_catalog.current_setting('server_version'), ' ', 1),
@@ -62,9 +64,13 @@ def run(invocation: Invocation) -> CheckMessage:
     resolved = resolve_source(_only_source(manifests), manifests, invocation.mounts.secrets)
     name = application_name(resolved.source, invocation.variables.get(POD_NAME, ""))
     settings = source_settings(resolved, name)
-    try:
+
+    def check() -> CheckMessage:
         with closing(connect(settings)) as connection, planning_transaction(connection, settings):
             return _look(connection)
+
+    try:
+        return invocation.patiently(check, seconds=_PATIENCE_SECONDS)
     except psycopg.Error as error:
         raise translate(error, f"Checking {settings.host}:{settings.port}/{settings.database}") from None
 

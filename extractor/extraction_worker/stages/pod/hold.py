@@ -52,16 +52,17 @@ def _hold(invocation: Invocation, files: LeadFiles) -> None:
     if files.read_snapshot() is not None:
         raise SnapshotLost("The holder of the snapshot was ended and started again: its snapshot ended with it.")
     pod = JobPod.load(invocation)
-    taken_at = datetime.now(UTC)
-    reading = read_job(pod.resolved.job, pod.resolved.source, taken_at)
     source = pod.source()
 
-    def acquire() -> tuple[SnapshotLease, SnapshotIdentity]:
-        # A lease is acquired once; each try needs its own.
-        lease = source.lease(reading, lambda _: None)
-        return lease, lease.acquire()
+    def acquire() -> tuple[SnapshotLease, SnapshotIdentity, datetime]:
+        # A lease is acquired once; each try needs its own, and its own clock.
+        taken_at = datetime.now(UTC)
+        lease = source.lease(read_job(pod.resolved.job, pod.resolved.source, taken_at), lambda _: None)
+        return lease, lease.acquire(), taken_at
 
-    lease, identity = invocation.retrying(_ACQUIRE_SECONDS, "Taking the snapshot")(acquire)
+    lease, identity, taken_at = invocation.patiently(
+        lambda: invocation.retrying(_ACQUIRE_SECONDS, "Taking the snapshot")(acquire)
+    )
     try:
         files.write_snapshot(HeldSnapshot(identity=identity, taken_at=taken_at))
         invocation.log.info("holding")

@@ -10,6 +10,7 @@ from extraction_worker.errors import VerificationFailed
 from extraction_worker.model import Consistency, Manifest, Plan
 from extraction_worker.sink.abc import MANIFEST_NAME, Sink
 from extraction_worker.sink.open import open_sink
+from extraction_worker.stages.bundles import bundle_count
 from extraction_worker.stages.pod.environment import Environment
 from extraction_worker.stages.pod.invocation import Invocation
 from extraction_worker.stages.pod.lead import Holder, LeadFiles
@@ -59,13 +60,19 @@ class JobPod:
         """Worker pods at the same time."""
         return self.environment.parallelism or self.resolved.job.spec.parallelism
 
+    def bundles(self, plan: Plan) -> int:
+        """Return into how many bundles the plan is divided; every container of the lead finds the same."""
+        limit = self.resolved.source.spec.limits.bytes_per_second
+        rate = int(limit) if limit is not None else None
+        return self.environment.bundles or bundle_count(plan, self.parallelism, rate)
+
     def holder(self) -> Holder:
         """Return the holder, for the other containers of the lead."""
         return Holder(LeadFiles(self.invocation.mounts.run), self.invocation.stop)
 
     def source(self) -> JobSource:
         """Return the job's source; its sessions name this pod."""
-        return JobSource(self.resolved, self.environment.pod_name)
+        return JobSource(self.resolved, self.environment.run_id, self.environment.pod_name)
 
     def sink(self) -> Sink:
         """Return the job's sink, with the staging of this attempt."""

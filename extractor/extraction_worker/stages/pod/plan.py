@@ -7,7 +7,6 @@ from extraction_contract.messages import PlanMessage
 from extraction_worker.errors import ExtractionError, SinkUnavailable
 from extraction_worker.model import Manifest, Plan
 from extraction_worker.sink.abc import Sink
-from extraction_worker.stages.bundles import bundle_count
 from extraction_worker.stages.plan import read_job
 from extraction_worker.stages.pod.invocation import Invocation
 from extraction_worker.stages.pod.job import PLAN_NAME, JobPod
@@ -39,7 +38,7 @@ def run(invocation: Invocation) -> PlanMessage:
         _stage(plan, sink)
     elif pod.is_held and plan.identity != pod.holder().snapshot().identity:
         raise SinkUnavailable(f"Another pod planned run {plan.run_id} already, under a snapshot that isn't this pod's.")
-    bundles = pod.environment.bundles or bundle_count(plan, pod.parallelism)
+    bundles = pod.bundles(plan)
     invocation.log.info("planned", chunks=len(plan.chunks), bundles=bundles, bytes=plan.estimated_bytes)
     return _message(plan, bundles)
 
@@ -47,14 +46,20 @@ def run(invocation: Invocation) -> PlanMessage:
 def _plan(pod: JobPod, sink: Sink) -> Plan:
     sink.probe()
     held = pod.holder().snapshot() if pod.is_held else None
-    planned_at = held.taken_at if held is not None else datetime.now(UTC)
-    plan = pod.source().make_plan(
-        read_job(pod.resolved.job, pod.resolved.source, planned_at),
-        held.identity if held is not None else None,
-        run_id=pod.environment.run_id,
-        planned_at=planned_at,
-        threads=pod.parallelism * pod.environment.pool,
-    )
+    source, holder = pod.source(), pod.holder()
+
+    def make() -> Plan:
+        holder.check()
+        planned_at = held.taken_at if held is not None else datetime.now(UTC)
+        return source.make_plan(
+            read_job(pod.resolved.job, pod.resolved.source, planned_at),
+            held.identity if held is not None else None,
+            run_id=pod.environment.run_id,
+            planned_at=planned_at,
+            threads=pod.parallelism * pod.environment.pool,
+        )
+
+    plan = pod.invocation.patiently(make)
     pod.invocation.stop.check()
     return plan
 

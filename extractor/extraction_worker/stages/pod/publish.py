@@ -8,7 +8,6 @@ from extraction_contract.messages import PublishMessage
 from extraction_worker.errors import ExtractionError, SnapshotLost, Transient
 from extraction_worker.model import ChunkResult, Plan
 from extraction_worker.sink.abc import Sink
-from extraction_worker.stages.bundles import bundle_count
 from extraction_worker.stages.pod.bundle import work_chunks
 from extraction_worker.stages.pod.collect import Collector
 from extraction_worker.stages.pod.invocation import Invocation
@@ -40,7 +39,7 @@ def run(invocation: Invocation) -> PublishMessage:
         manifest = sink.publish(manifest)
     else:
         plan = _own_plan(pod, sink)
-        bundles = pod.environment.bundles or bundle_count(plan, pod.parallelism)
+        bundles = pod.bundles(plan)
         results = _collect(pod, plan, sink) if bundles > 1 else _work(pod, plan, sink)
         if pod.is_held:
             # Not before every result is there: the tables must stay as they are until the last row was read.
