@@ -19,6 +19,7 @@ from extraction_worker.model import SnapshotIdentity
 from extraction_worker.source.failures import translate
 from extraction_worker.source.session import begin, connect, read_identity, storage_sql
 from extraction_worker.source.settings import SourceSettings
+from extraction_worker.source.slots import Claim
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class SnapshotLease:
         Transient, Terminal
             What :func:`connect` and the server say.
         """
-        self._connection = connect(self._settings)
+        self._connection = connect(self._settings, Claim.HOLD)
         try:
             identity = self._export()
         except psycopg.Error as error:

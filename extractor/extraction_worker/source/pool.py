@@ -17,7 +17,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from extraction_worker.errors import ExtractionError, SourceBusy
 from extraction_worker.source.failures import translate
-from extraction_worker.source.session import ReadSession, connect
+from extraction_worker.source.session import ReadSession, SourceConnection, connect
 from extraction_worker.source.settings import SourceSettings
 
 # It logs what we raise. Without any handler Python would print that.
@@ -55,7 +55,7 @@ class PoolSettings:
     max_lifetime: float = 600.0
 
 
-class _PooledConnection(psycopg.Connection[tuple[Any, ...]]):
+class _PooledConnection(SourceConnection):
     """A pooled connection and its session."""
 
     session: ReadSession

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from extraction_worker.errors import ExtractionError, SourceStalled
+from extraction_worker.errors import ExtractionError, SourceBusy, SourceStalled
 from extraction_worker.source.failures import translate
 from extraction_worker.source.session import ReadSession, connect
 from extraction_worker.source.settings import SourceSettings
+from extraction_worker.source.slots import Claim
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -31,15 +32,19 @@ class BackendState(StrEnum):
     WORKING = "working"
     STUCK = "stuck"
     UNKNOWN = "unknown"
+    UNASKED = "unasked"
+    """The budget has no slot from which to ask."""
 
 
 def ask_server(settings: SourceSettings, backend_pid: int) -> BackendState:
     """Ask the server, on a connection of its own, what a backend does. Never raises."""
     try:
-        with connect(settings) as connection:
+        with connect(settings, Claim.SPARE) as connection:
             row = connection.execute(
                 "SELECT state, wait_event FROM pg_catalog.pg_stat_activity WHERE pid = %s", [backend_pid]
             ).fetchone()
+    except SourceBusy:
+        return BackendState.UNASKED
     except (ExtractionError, psycopg.Error):
         return BackendState.UNKNOWN
     if row is None or row[0] != "active" or row[1] == "ClientWrite":
@@ -111,6 +116,8 @@ class Watchdog:
             state = self.ask(watched.session.backend_pid)
             if watched.since != since or not watched.waiting:
                 continue  # bytes came while we asked
+            if state is BackendState.UNASKED:
+                continue  # asked again soon; meanwhile TCP notices a peer that is gone
             watched.suspicions = 0 if state is BackendState.WORKING else watched.suspicions + 1
             # Twice in a row: a backend is briefly idle or writing between two looks.
             if watched.suspicions >= 2:

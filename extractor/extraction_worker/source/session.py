@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from extraction_worker.errors import SchemaDrift, SourceUnavailable, UnsupportedSource
 from extraction_worker.model import Consistency, Plan, SnapshotIdentity
@@ -20,6 +21,7 @@ from extraction_worker.source.contract import BEGIN, contract_settings, contract
 from extraction_worker.source.failures import translate
 from extraction_worker.source.identity import IDENTITY_SQL, check_identity, identity_from_row
 from extraction_worker.source.settings import SourceSettings
+from extraction_worker.source.slots import Claim, take_slot
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,49 +34,83 @@ _CANCEL_TIMEOUT = 5.0
 _KEPT_BYTES = 16 << 20
 """The largest row after which a connection is kept: libpq's buffer grows to the size of a row, and never shrinks."""
 
-_Connection = TypeVar("_Connection", bound="psycopg.Connection[tuple[Any, ...]]")
+
+class SourceConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A connection that has its slot until it is closed."""
+
+    behind_pooler = False
+    """Whether the server's session outlives this connection."""
+
+    def close(self) -> None:
+        """Close it. What would stay with the server's session, behind a pooler, is released before."""
+        if self.behind_pooler and not self.closed:
+            with contextlib.suppress(psycopg.Error):
+                if self.info.transaction_status in (TransactionStatus.INTRANS, TransactionStatus.INERROR):
+                    self.execute("ROLLBACK")
+                # In the middle of a statement it can't be; but a pooler ends a session that was left like that.
+                if self.info.transaction_status is TransactionStatus.IDLE:
+                    self.execute("SELECT pg_catalog.pg_advisory_unlock_all()")
+        super().close()
+
+
+_Connection = TypeVar("_Connection", bound=SourceConnection)
 
 
 @overload
-def connect(settings: SourceSettings) -> psycopg.Connection[tuple[Any, ...]]: ...
+def connect(settings: SourceSettings, claim: Claim = Claim.WORK) -> SourceConnection: ...
 
 
 @overload
-def connect(settings: SourceSettings, *, kind: type[_Connection]) -> _Connection: ...
+def connect(settings: SourceSettings, claim: Claim = Claim.WORK, *, kind: type[_Connection]) -> _Connection: ...
 
 
 def connect(
-    settings: SourceSettings, *, kind: type[psycopg.Connection[tuple[Any, ...]]] = psycopg.Connection
-) -> psycopg.Connection[tuple[Any, ...]]:
-    """Open a psycopg connection in autocommit mode, and refuse servers that can't be read safely.
+    settings: SourceSettings, claim: Claim = Claim.WORK, *, kind: type[SourceConnection] = SourceConnection
+) -> SourceConnection:
+    """Open a psycopg connection in autocommit mode, take its slot, and refuse servers that can't be read safely.
 
     Parameters
     ----------
+    claim
+        What the session is for.
     kind
         The class of the connection.
 
     Raises
     ------
-    AuthenticationFailed, NotFound, TLSFailed, SourceBusy, SourceUnavailable
+    SourceBusy
+        The server has no connection for us, or the budget no slot.
+    AuthenticationFailed, NotFound, TLSFailed, SourceUnavailable
         As the server or libpq said.
     UnsupportedSource
         An old server, or a pooler that gives each transaction another connection.
     """
-    try:
-        connection = kind.connect(settings.conninfo(), autocommit=True, prepare_threshold=None)
-    except psycopg.Error as error:
-        where = f"Connecting to {settings.host}:{settings.port}/{settings.database}"
-        raise translate(error, where) from None
-    try:
-        if connection.info.server_version < OLDEST_SERVER:
-            raise UnsupportedSource(
-                f"PostgreSQL {connection.info.server_version // 10000} is too old: 12 is the first."
-            )
-        _refuse_transaction_pooler(connection, settings)
-    except BaseException:
-        connection.close()
-        raise
+    where = f"Connecting to {settings.host}:{settings.port}/{settings.database}"
+    with settings.knocking:
+        connection: SourceConnection | None = None
+        try:
+            connection = kind.connect(settings.conninfo(), autocommit=True, prepare_threshold=None)
+            _admit(connection, settings, claim)
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, psycopg.Error):
+                raise translate(error, where) from None
+            raise
     return connection
+
+
+def _admit(connection: SourceConnection, settings: SourceSettings, claim: Claim) -> None:
+    if connection.info.server_version < OLDEST_SERVER:
+        raise UnsupportedSource(f"PostgreSQL {connection.info.server_version // 10000} is too old: 12 is the first.")
+    # A pooler shows itself by a backend pid that isn't the one of the protocol's key.
+    connection.behind_pooler = _backend(connection) != connection.info.backend_pid
+    if connection.behind_pooler and not settings.known_pooler.is_set():
+        # Before the slot: in transaction mode it would stay with a session of the pooler's.
+        _refuse_transaction_pooler(connection, settings)
+        settings.known_pooler.set()
+    if settings.slots is not None:
+        take_slot(connection, settings.slots, claim)
 
 
 def _backend(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
@@ -85,14 +121,11 @@ def _backend(connection: psycopg.Connection[tuple[Any, ...]]) -> int:
 def _refuse_transaction_pooler(connection: psycopg.Connection[tuple[Any, ...]], settings: SourceSettings) -> None:
     """Refuse a pooler in transaction mode: it would hand our snapshot's session to others between statements.
 
-    A pooler shows itself by a backend pid that isn't the one of the protocol's key. Then a second client is given
-    the chance to get the first one's server connection while the first is still connected: only a pooler that
-    assigns per transaction (or statement) does that. Poolers reuse the connection returned last, so one try shows
-    it on a quiet pool; several make it sure on a busy one.
+    A second client is given the chance to get the first one's server connection while the first is still connected:
+    only a pooler that assigns per transaction (or statement) does that. Poolers reuse the connection returned last,
+    so one try shows it on a quiet pool; several make it sure on a busy one. Neither of the two has a slot: a process
+    does this once, in some milliseconds, and a job that waited here for a slot would keep its holder's meanwhile.
     """
-    first = _backend(connection)
-    if first == connection.info.backend_pid:
-        return
     refusal = UnsupportedSource(
         f"{settings.host}:{settings.port} is a connection pooler in transaction mode: a snapshot can't be "
         "held through it, and session settings would leak to other clients.",

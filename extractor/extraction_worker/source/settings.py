@@ -5,12 +5,14 @@ connection string, no environment, no command line and no file system; a CA cert
 The file is written anew for each connection: rotated credentials are used by the next one.
 """
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from psycopg.conninfo import make_conninfo
 
 from extraction_worker.memory_file import MemoryFile
+from extraction_worker.source.slots import SlotBudget
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class SourceSettings:
         Called before each new connection; may raise an ExtractionError.
     ca_certificate
         PEM of the authority that signed the server's certificate; None means the system's store.
+    slots
+        The budget of connections that every session takes a slot of; None is no budget.
     """
 
     host: str
@@ -44,6 +48,11 @@ class SourceSettings:
     statement_timeout: float = 60.0
     lock_timeout: float = 5.0
     stall_timeout: float = 60.0
+    slots: SlotBudget | None = None
+    knocking: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    """Held while connecting: of one process never more than one session is there without a slot."""
+    known_pooler: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    """Set when a pooler was found to be in session mode."""
     _password_file: MemoryFile = field(default_factory=lambda: MemoryFile("credentials"), repr=False, compare=False)
     _ca_file: MemoryFile = field(default_factory=lambda: MemoryFile("ca"), repr=False, compare=False)
 

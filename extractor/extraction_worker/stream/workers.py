@@ -6,7 +6,7 @@ from queue import Empty, SimpleQueue
 
 import tenacity
 
-from extraction_worker.errors import ExtractionError, Interrupted, Transient
+from extraction_worker.errors import ExtractionError, Interrupted, SourceBusy, Transient
 from extraction_worker.model import Chunk, ChunkResult
 
 RETRIES = 4
@@ -40,6 +40,7 @@ def run_chunks(
     ------
     ExtractionError
         The first error that wasn't retried, or that outlived its retries; Interrupted when stopped from outside.
+        SourceBusy never does: whoever has to wait for a connection waits, until it is stopped.
     """
     queue: SimpleQueue[Chunk] = SimpleQueue()
     for chunk in chunks:
@@ -61,14 +62,24 @@ def run_chunks(
                 on_retry(chunk, error)
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(Transient),
+            retry=tenacity.retry_if_exception_type(Transient) & tenacity.retry_if_not_exception_type(SourceBusy),
             stop=tenacity.stop_after_attempt(RETRIES + 1) | tenacity.stop_when_event_set(stopped),
             wait=tenacity.wait_exponential_jitter(multiplier=first_wait, max=30, jitter=first_wait),
             sleep=tenacity.sleep_using_event(stopped),
             before_sleep=before_sleep,
             reraise=True,
         )
-        return retrying(extract, chunk)
+        waiting = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(SourceBusy),
+            stop=tenacity.stop_when_event_set(stopped),
+            # Not longer and longer: who has waited for long mustn't fall behind those that just came.
+            wait=tenacity.wait_random(first_wait, 8 * first_wait),
+            sleep=tenacity.sleep_using_event(stopped),
+            before_sleep=before_sleep,
+            reraise=True,
+        )
+        result: ChunkResult = waiting(retrying, extract, chunk)
+        return result
 
     def work() -> None:
         while not stopped.is_set():

@@ -43,7 +43,7 @@ def test_a_session_is_reused_and_the_reuse_counted(pool_of, database18):
 
 
 def test_no_more_sessions_than_its_size_and_waiting_ends_with_an_error(pool_of, database18):
-    pool = pool_of(acquire_timeout=0.1)
+    pool = pool_of(acquire_timeout=2)
     with pool.session(), pool.session():
         assert backends(database18) == 2
         with pytest.raises(SourceBusy, match="None of the 2 pooled sessions"), pool.session():
