@@ -220,6 +220,13 @@ class ApiServer:
         assert not self.staging.left, "staging is left"
         assert not [pod.name for pod in self.live_pods()], "pods are left"
 
+    def check_somebody_cleans_after(self, pod: Pod) -> None:
+        """Check that what a pod is about to leave is going to be cleaned."""
+        if pod.role is not Role.CLEAN and pod.attempt not in self.staging.published and "StagingLeft" not in self.told:
+            assert self.job is not None, "a pod works for a job that is gone"
+            assert FINALIZER in self.job.metadata.finalizers, "a pod works without the finalizer"
+            assert self.job.status.attempt <= pod.attempt, "a pod works for an attempt that was left"
+
     def live_pods(self, attempt: int | None = None) -> list[Pod]:
         """Return the pods of leads and workers that may still do something."""
         return [

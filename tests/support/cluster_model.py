@@ -153,6 +153,7 @@ class Cluster(ApiServer):
         elif pod.role is Role.LEAD and not pod.containers:
             self.put("pods", name, replace(pod, containers=(Container("hold", running=True),)))
         else:
+            self.check_somebody_cleans_after(pod)
             step: Callable[[Pod, str], None] = {
                 Role.LEAD: self._run_lead, Role.WORK: self._run_work, Role.CLEAN: self._run_clean,
             }[pod.role]  # fmt: skip

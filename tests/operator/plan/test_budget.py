@@ -139,7 +139,7 @@ JOBS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(jobs=JOBS, limit=st.integers(3, 24), active_jobs=st.integers(1, 4), order=st.randoms(use_true_random=False))
 def test_all_jobs_come_to_an_end_within_the_limit(jobs, limit, active_jobs, order):
     """Whatever the limit and the order of asking, connections stay below it, and every job gets its turn."""
