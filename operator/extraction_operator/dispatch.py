@@ -62,16 +62,9 @@ class Dispatch:
         return None if first is None else self._clock() - first
 
     def wake_group(self, group: str) -> None:
-        """Have those decided about whose share of a budget may change: jobs at work, and the next in line."""
-        waiting = 0
-        for key in self._budget.members(group):
-            brief = self.store.brief(key)
-            if brief is None:
-                continue
-            if not brief.is_begun:
-                waiting += 1
-            if brief.is_begun or waiting <= _NEXT_IN_LINE:
-                self._add(Ref(Parent.JOB, key), 0.0)
+        """Have those decided about whose share of a budget changes, and the next in line."""
+        for key in self._budget.affected(group, _NEXT_IN_LINE):
+            self._add(Ref(Parent.JOB, key), 0.0)
 
     def _on_job(self, change: Change[Brief]) -> None:
         before, after = change.before, change.after

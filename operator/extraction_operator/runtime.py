@@ -85,8 +85,8 @@ class Operator:
         self._reconciler = Reconciler(
             self._dispatch, self._budget, config.plan,
             Hands(
-                Children(self._api, self._store.apply), self._statuses, self._events, Warnings(self._api),
-                Lookups(self._api),
+                Children(self._api, self._store.apply, self._store.ended), self._statuses, self._events,
+                Warnings(self._api), Lookups(self._api),
             ),
             metrics, again=self._workers.add,
         )  # fmt: skip

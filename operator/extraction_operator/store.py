@@ -5,6 +5,7 @@ with the others, so each object's ``resourceVersion`` decides, and what is gone 
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +19,9 @@ from extraction_operator.plan.values import ChildJob, Key, Pod
 from extraction_operator.table import Change, Table
 
 log = logging.getLogger(__name__)
+
+_PARSED = 256
+"""ExtractionJobs that are kept as models: those at work are looked at tens of times."""
 
 
 class Parent(StrEnum):
@@ -104,6 +108,8 @@ class Store:
         self._pods: Table[Pod | None] = Table()
         self._parents: dict[str, Ref] = {}
         """Parents by their uid."""
+        self._parsed: OrderedDict[Key, tuple[bytes, ExtractionJob]] = OrderedDict()
+        """The models of those that were looked at last, and what they were parsed from."""
         self._open: dict[Key, set[Key]] = {}
         """Jobs that haven't ended, by their source."""
 
@@ -114,8 +120,11 @@ class Store:
         found = self._jobs.get(key)
         if not isinstance(found, Brief):
             return None
+        known = self._parsed.get(key)
+        if known is not None and known[0] is found.document:
+            return known[1]
         try:
-            return parse.parse_job(found.document)
+            return self._keep(key, found.document)
         except parse.UnreadableError as error:
             self._on_broken(EXTRACTION_JOB, key, str(error))
             return None
@@ -183,6 +192,14 @@ class Store:
         if table.get(key) is not None or key in table:
             self._tell(kind, table.remove(key, version))
 
+    def ended(self, kind: Kind, key: Key, uid: str) -> None:
+        """Take note that a child of this uid is gone, as the answer to a request says, which has no version."""
+        table = self._table(kind)
+        found = table.get(key)
+        if found is not None and found.uid == uid:
+            # Later news, if there are any on their way, bring it back until its DELETED comes.
+            self._tell(kind, table.remove(key, table.version(key)))
+
     def absent(self, kind: Kind, listed: Iterable[Key], version: str, namespace: str | None) -> list[Key]:
         """Return the objects that a LIST of this version should have shown, and didn't."""
         there = set(listed)
@@ -197,7 +214,7 @@ class Store:
             brief = _brief(raw)
             if not brief.is_final:
                 # Thousands of ended ones are looked at one by one, later: a start doesn't wait for that.
-                parse.parse_job(brief.document)
+                self._keep(Key(raw["metadata"]["namespace"], raw["metadata"]["name"]), brief.document)
             return uid, brief
         if kind == DATA_SOURCE:
             return uid, parse.parse_source(parse.as_document(raw))
@@ -206,6 +223,15 @@ class Store:
         pod = parse.parse_pod(raw)
         # Its version is kept, so that an older event doesn't bring back what isn't of interest any more.
         return parse.owner_uid(raw), pod if parse.is_of_interest(pod) else None
+
+    def _keep(self, key: Key, document: bytes) -> ExtractionJob:
+        """Parse a job, and keep it for a while; raise what :func:`parse.parse_job` raises."""
+        found = parse.parse_job(document)
+        self._parsed[key] = (document, found)
+        self._parsed.move_to_end(key)
+        if len(self._parsed) > _PARSED:
+            self._parsed.popitem(last=False)
+        return found
 
     def _table(self, kind: Kind) -> Table[Any]:
         tables: dict[Kind, Table[Any]] = {
@@ -216,6 +242,8 @@ class Store:
     def _tell(self, kind: Kind, change: Change[Any]) -> None:
         """Keep the indexes, then tell who has to know."""
         if kind == EXTRACTION_JOB:
+            if change.after is None:
+                self._parsed.pop(change.key, None)
             self._index(change.key, change.before, change.after)
             self._name(Ref(Parent.JOB, change.key), change)
             self._on_job(Change(change.key, change.owner, _readable(change.before), _readable(change.after)))

@@ -62,6 +62,10 @@ class Table(Generic[T]):
         entry = self._entries.get(key)
         return None if entry is None else entry.value
 
+    def version(self, key: Key) -> str:
+        """Return the version of an object that is there."""
+        return self._entries[key].version
+
     def owned(self, owner: str) -> Iterator[T]:
         """Return the objects of an owner, ordered by name."""
         return (self._entries[key].value for key in sorted(self._owned.get(owner, ())))

@@ -69,7 +69,7 @@ class World:
         self.store = Store(
             on_job=lambda _: None, on_source=lambda _: None, on_child=lambda _: None, on_broken=lambda *_: None
         )
-        self.children = Children(self.api, self.store.apply)
+        self.children = Children(self.api, self.store.apply, self.store.ended)
         self.written: list[Draft] = []
         self.failed: list[Draft] = []
         self.statuses = Statuses(self.api, self.store.apply, written=self.written.append, failed=self.failed.append)
@@ -338,8 +338,29 @@ def test_a_child_is_deleted_with_its_pods_if_it_is_the_one_that_was_meant():
             await world.children.delete("default", DeleteJob("orders-lead-1", made["metadata"]["uid"]))
         assert not world.kube.has(JOB, "default", "orders-lead-1")
         assert world.kube.writes()[0].body["propagationPolicy"] == "Background"
+
+    run(scenario)
+
+
+def test_a_child_that_was_deleted_isnt_known_any_more_before_the_watch_tells():
+    async def scenario(world: World) -> None:
+        made = await world.kube.put(JOB, child())
+        world.store.apply(JOB, made)
+        delete = DeleteJob("orders-lead-1", made["metadata"]["uid"])
+        await world.children.delete("default", delete)
+        assert not world.store.children("uid-of-orders")
+        world.store.apply(JOB, made)
+        assert not world.store.children("uid-of-orders"), "an old event brought it back"
+
+    run(scenario)
+
+
+def test_a_child_that_couldnt_be_deleted_is_still_known():
+    async def scenario(world: World) -> None:
+        world.store.apply(JOB, await world.kube.put(JOB, child()))
         with world.kube.failing(refuse(500, "InternalError")), pytest.raises(ApiError):
             await world.children.delete("default", DeleteJob("orders-lead-1", "x"))
+        assert len(world.store.children("uid-of-orders")) == 1
 
     run(scenario)
 

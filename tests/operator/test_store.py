@@ -224,3 +224,36 @@ def test_an_ended_job_that_cant_be_read_is_told_when_it_is_looked_at():
     assert told.broken == []
     assert told.store.job(ORDERS) is None
     assert told.broken == ["ExtractionJob default/orders"]
+
+
+def test_a_job_is_parsed_once_for_each_of_its_versions():
+    store = Told().store
+    store.apply(EXTRACTION_JOB, extraction_job(version=5))
+    first = store.job(ORDERS)
+    assert store.job(ORDERS) is first
+    store.apply(EXTRACTION_JOB, extraction_job(version=6, phase="Running"))
+    assert store.job(ORDERS).status.phase == "Running"
+
+
+def test_only_the_jobs_that_were_looked_at_last_are_kept_as_models(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("extraction_operator.store._PARSED", 2)
+    store = Told().store
+    for number in range(3):
+        store.apply(EXTRACTION_JOB, extraction_job(name=f"orders-{number}", version=5))
+    known = {number: store.job(Key("default", f"orders-{number}")) for number in (2, 0, 1)}
+    assert store.job(Key("default", "orders-1")) is known[1]
+    assert store.job(Key("default", "orders-2")) == known[2]
+    assert store.job(Key("default", "orders-2")) is not known[2]
+
+
+def test_a_child_ends_by_its_uid():
+    store = Told().store
+    store.apply(JOB, child(version=5, uid="this"))
+    key = Key("default", "orders-lead-1")
+    store.ended(JOB, key, "another")
+    assert len(store.children("uid-of-orders")) == 1
+    store.ended(JOB, key, "this")
+    store.ended(JOB, key, "this")
+    assert not store.children("uid-of-orders")
+    store.apply(JOB, child(version=6, uid="that"))
+    assert store.children("uid-of-orders")[0].uid == "that"

@@ -11,6 +11,8 @@ from extraction_operator.plan.values import FINALIZER, CreateJob, DeleteJob, Key
 
 Merge = Callable[[Kind, dict[str, Any]], object]
 """Takes what a write returned into the store."""
+Gone = Callable[[Kind, Key, str], object]
+"""Told what isn't there any more: the object of that kind, name and uid."""
 
 
 class Children:
@@ -19,9 +21,10 @@ class Children:
     Every method may raise ``ApiError``, ``UnreachableError`` or ``NotLeaderError``: the key is then tried again.
     """
 
-    def __init__(self, api: Api, merge: Merge) -> None:
+    def __init__(self, api: Api, merge: Merge, gone: Gone) -> None:
         self._api = api
         self._merge = merge
+        self._gone = gone
 
     async def create(self, namespace: str, owner: str, action: CreateJob) -> None:
         """Create a Job.
@@ -60,10 +63,14 @@ class Children:
         except ApiError as error:
             if not (error.is_gone or error.is_conflict):
                 raise
-            return
+            # A conflict is about the uid: this one is gone, and another has its name.
+            answer = {}
         if answer.get("kind") == "Job":
-            # It is held by finalizers; otherwise the answer is a Status without a version, and the watch tells.
+            # It is held by finalizers.
             self._merge(JOB, answer)
+        else:
+            # A Status without a version. Until the watch tells, each decision would delete it again.
+            self._gone(JOB, Key(namespace, action.name), action.uid)
 
     async def scale(self, namespace: str, action: ScaleJob) -> None:
         """Change the parallelism of a Job, or suspend or resume it; that it is gone is no error."""

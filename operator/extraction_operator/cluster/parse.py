@@ -1,10 +1,10 @@
 """Objects as the API server writes them → values. What the values don't need is dropped here, and so never stored."""
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+import pydantic_core
 from pydantic import ValidationError
 
 from extraction_contract.models import DataSource, ExtractionJob
@@ -37,7 +37,7 @@ def as_document(raw: Raw) -> bytes:
     metadata = {key: value for key, value in raw["metadata"].items() if key in _METADATA}
     if annotations := metadata.get("annotations"):
         metadata["annotations"] = {key: value for key, value in annotations.items() if key != _LAST_APPLIED}
-    return json.dumps({**raw, "metadata": metadata}, separators=(",", ":")).encode()
+    return pydantic_core.to_json({**raw, "metadata": metadata})
 
 
 def parse_job(document: bytes) -> ExtractionJob:

@@ -7,6 +7,7 @@ rebuilt from what runs.
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -133,6 +134,17 @@ class Budget:
         """Return the jobs of a group, those that came first first."""
         return tuple(entry.claim.job for entry in sorted(self._of_group(group), key=_order))
 
+    def affected(self, group: str, waiting: int) -> tuple[Key, ...]:
+        """Return who of a group should ask again: jobs whose share would change, and so many of the next in line."""
+        line = sorted(self._of_group(group), key=_order)
+        reserved = self.reserved(group)
+        # Sources of one group may declare different limits.
+        fair = {limit: self._fair_shares(group, limit) for limit in {entry.claim.limit for entry in line}}
+        changing = [
+            entry for entry in line if entry.active and _share(entry, fair[entry.claim.limit], reserved) != entry.share
+        ]  # fmt: skip
+        return tuple(entry.claim.job for entry in (*changing, *[entry for entry in line if not entry.active][:waiting]))
+
     def _of_group(self, group: str) -> list[_Entry]:
         return [entry for entry in self._entries.values() if entry.claim.group == group]
 
@@ -163,12 +175,11 @@ class Budget:
             return f"{used} connections to {claim.group} are in use: with {claim.least} more than {claim.limit}."
         return ""
 
-    def _fair_share(self, claim: Claim) -> int:
-        """Return how many worker pods the job should have, by the count of jobs."""
+    def _fair_shares(self, group: str, free: int) -> dict[Key, int]:
+        """Return how many worker pods each job should have of so many connections, by the count of jobs."""
         # A job that waits gets its share, too, so that those at work make room for it.
-        free = claim.limit
+        members = [entry.claim for entry in self._in_line(group)]
         shares: dict[Key, int] = {}
-        members = [entry.claim for entry in self._in_line(claim.group)]
         for member in members:
             if member.least <= free:
                 shares[member.job], free = 1, free - member.least
@@ -178,13 +189,18 @@ class Budget:
             for member in members:
                 if 0 < shares.get(member.job, 0) < member.parallelism and member.pool <= free:
                     shares[member.job], free, growing = shares[member.job] + 1, free - member.pool, True
-        return shares.get(claim.job, 1)
+        return shares
 
     def _share(self, entry: _Entry) -> int:
         """Return how many worker pods the job may have now: its fair share, as far as there is room already."""
         claim = entry.claim
-        others = self.reserved(claim.group) - entry.reserved
-        return max(1, min(self._fair_share(claim), (claim.limit - others - 1) // claim.pool))
+        return _share(entry, self._fair_shares(claim.group, claim.limit), self.reserved(claim.group))
+
+
+def _share(entry: _Entry, fair: Mapping[Key, int], reserved: int) -> int:
+    claim = entry.claim
+    others = reserved - entry.reserved
+    return max(1, min(fair.get(claim.job, 1), (claim.limit - others - 1) // claim.pool))
 
 
 def _order(entry: _Entry) -> tuple[bool, datetime, Key]:

@@ -33,6 +33,8 @@ from extraction_operator.plan.waiting import explain
 _LONGEST_INDEXES = 512
 _CANT_START = "PodCannotStart"
 _NO_SOURCE = "SourceNotFound"
+_COLLECTED = timedelta(seconds=60)
+"""Within this time Kubernetes has collected what was owned by what is gone."""
 
 
 def decide_job(seen: ObservedJob, settings: Settings) -> JobDecision:
@@ -114,10 +116,13 @@ class _Deciding:
             kept_until = self.status.completion_time + timedelta(seconds=self.spec.ttl_seconds_after_finished)
         mine = [job for job in self.seen.jobs if not job.deleting and job.attempt == self.facts.attempt]
         if kept_until is None or kept_until <= self.seen.now:
-            # The worker Job goes with the lead that owns it.
-            owned = any(job.role is Role.LEAD for job in mine)
-            going = [job for job in mine if not (owned and job.role is Role.WORK)]
+            # The worker Job goes with the lead that owns it, a moment later; it is deleted where it stays, because
+            # somebody has orphaned it.
+            orphaned = (kept_until or self.status.completion_time or self.seen.now) + _COLLECTED
+            going = [job for job in mine if job.role is not Role.WORK or orphaned <= self.seen.now]
             self.draft.act(*(DeleteJob(job.name, job.uid) for job in going))
+            if len(going) < len(mine):
+                self.draft.again_at(orphaned)
         elif mine:
             self.draft.again_at(kept_until)
 

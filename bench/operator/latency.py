@@ -1,0 +1,80 @@
+"""How long after an ExtractionJob its lead Job is there, while jobs are created at a steady rate."""
+
+import asyncio
+import time
+
+from bench.operator import audit
+from bench.operator.audit import Write
+from bench.operator.client import Client, client
+from bench.operator.plane import OPERATOR, Plane, plane
+from bench.operator.report import Report, quantile
+from bench.operator.scene import Scene
+
+_LONGEST = 0.05
+
+
+def run(report: Report, *, rate: float, seconds: float, sources: int) -> None:
+    """Measure; both moments are those of the API server's answers, by its audit log."""
+    report.settings |= {"creations": round(rate * seconds), "per second": rate, "sources": sources}
+    with plane() as it:
+        asyncio.run(_run(it, report, rate, seconds, sources))
+
+
+async def _run(it: Plane, report: Report, rate: float, seconds: float, sources: int) -> None:
+    async with client(it.api) as api:
+        count = round(rate * seconds)
+        scenes = {
+            # Pods of these run on: what else the API server does is little.
+            "leads that go on": (await Scene.create(api, "going-on", sources=sources, jobs=count), "publish"),
+            # And these go their whole way in one pod: at this rate the controllers' own writes fill two cores.
+            "leads that end at once": (await Scene.create(api, "ending", sources=sources, jobs=count), ""),
+        }
+        with it.operator() as operator:
+            await operator.reconciled(2 * sources)
+            for text, (scene, hold) in scenes.items():
+                before = it.cpu_seconds()
+                await _create(api, scene, rate, count, hold)
+                await _wait_for_leads(it, scene, count)
+                report.details[f"CPU seconds per job, {text}"] = {
+                    name: round((used - before.get(name, 0.0)) / count, 3) for name, used in it.cpu_seconds().items()
+                }
+                found = audit.writes(it)
+                _judge(report, text, delays(found, scene.namespace))
+                await api.clear(scene.namespace)
+            report.details["Warnings of the operator"] = operator.warnings()[:10] or "none"
+
+
+async def _create(api: Client, scene: Scene, rate: float, count: int, hold: str) -> None:
+    """Create jobs at a rate that doesn't wait for answers: a slow server gets no rest by being slow."""
+    began = time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in range(count):
+            await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+            group.create_task(api.create(scene.jobs, scene.job(number, bundles=1, hold=hold)))
+
+
+async def _wait_for_leads(it: Plane, scene: Scene, count: int) -> None:
+    async with asyncio.timeout(300):
+        while len(delays(audit.writes(it), scene.namespace)) < count:
+            await asyncio.sleep(1)
+
+
+def delays(found: list[Write], namespace: str) -> list[float]:
+    """Return the seconds from each ExtractionJob to its lead Job."""
+    created: dict[str, float] = {}
+    leads: dict[str, float] = {}
+    for write in found:
+        if write.verb != "create" or write.namespace != namespace or write.code >= 300:
+            continue
+        if write.resource == "extractionjobs":
+            created[write.name] = write.answered
+        elif write.resource == "jobs" and write.agent == OPERATOR:
+            # NAME-UID8-lead-1
+            leads[write.name.rsplit("-", 3)[0]] = write.answered
+    return [leads[name] - moment for name, moment in created.items() if name in leads]
+
+
+def _judge(report: Report, text: str, found: list[float]) -> None:
+    for share in (0.5, 0.95, 0.99, 1.0):
+        most = _LONGEST * 1000 if share == 0.95 else None
+        report.add(f"created → lead Job, p{share * 100:g}, {text}", quantile(found, share) * 1000, "ms", most=most)
