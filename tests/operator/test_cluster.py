@@ -36,7 +36,7 @@ from extraction_operator.cluster.warnings import Warnings
 from extraction_operator.listing import Listing
 from extraction_operator.plan.values import FINALIZER, CreateJob, DeleteJob, Event, Key, Role, ScaleJob
 from extraction_operator.store import Store
-from support.kube import Kube, Refusal, lose_the_answer, refuse, swallow
+from support.kube import Handler, Kube, Refusal, lose_the_answer, refuse, swallow
 from support.objects import child, data_source, extraction_job, labels
 
 ORDERS = Key("default", "orders")
@@ -337,7 +337,7 @@ def test_a_child_is_deleted_with_its_pods_if_it_is_the_one_that_was_meant():
         for _ in range(2):
             await world.children.delete("default", DeleteJob("orders-lead-1", made["metadata"]["uid"]))
         assert not world.kube.has(JOB, "default", "orders-lead-1")
-        assert world.kube.writes()[0].body["propagationPolicy"] == "Background"
+        assert world.kube.writes()[0].body["propagationPolicy"] == "Foreground"
 
     run(scenario)
 
@@ -481,6 +481,37 @@ def test_an_urgent_status_takes_the_place_of_one_that_waits():
         await world.statuses.write(draft(made, PUBLISHING), ExtractionJobStatus())
         assert len(world.statuses) == 0
         assert [event.reason for event in world.written[0].events] == ["Planned"]
+
+    run(scenario)
+
+
+def test_a_batch_under_way_doesnt_put_an_older_status_over_an_urgent_one():
+    async def scenario(world: World) -> None:
+        made = await world.kube.put(EXTRACTION_JOB, extraction_job())
+        arrived, go_on = asyncio.Event(), asyncio.Event()
+
+        async def hold_back(request: web.Request, handler: Handler) -> web.StreamResponse:
+            arrived.set()
+            await go_on.wait()
+            return await handler(request)
+
+        other = await world.kube.put(EXTRACTION_JOB, extraction_job("other"))
+        elsewhere = Draft(EXTRACTION_JOB, Key("default", "other"), other["metadata"]["uid"], RUNNING)
+        statuses = Statuses(
+            world.api, world.store.apply, written=world.written.append, failed=world.failed.append, parallel=1
+        )
+        with world.kube.failing(hold_back):
+            statuses.offer(elsewhere, ExtractionJobStatus())
+            statuses.offer(draft(made, RUNNING), ExtractionJobStatus())
+            batch = asyncio.create_task(statuses.flush())
+            await arrived.wait()
+            # The batch has taken both, and waits for the first one's answer.
+            urgent = asyncio.create_task(statuses.write(draft(made, PUBLISHING), ExtractionJobStatus()))
+            await asyncio.sleep(0)
+            go_on.set()
+            await asyncio.gather(batch, urgent)
+        written = [call.body["status"]["phase"] for call in world.kube.writes() if "/orders/" in call.path]
+        assert written == ["Publishing"]
 
     run(scenario)
 

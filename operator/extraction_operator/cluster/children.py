@@ -54,8 +54,9 @@ class Children:
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            # The default of Jobs orphans their pods.
-            "propagationPolicy": "Background",
+            # The default of Jobs orphans their pods. Not Background: a Job that goes before its pods leaves nobody to ask
+            # whether they still run.
+            "propagationPolicy": "Foreground",
             "preconditions": {"uid": action.uid},
         }
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from extraction_contract.source import DataSourceStatus
@@ -54,6 +54,9 @@ class Statuses:
         self._written = written
         self._failed = failed
         self._waiting: dict[tuple[Kind, Key], Draft] = {}
+        # A batch that is under way must not put an older status over one that was written meanwhile.
+        self._newest: dict[tuple[Kind, Key], Draft] = {}
+        self._turns: dict[tuple[Kind, Key], asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(parallel)
 
     def __len__(self) -> int:
@@ -83,7 +86,8 @@ class Statuses:
 
     def forget(self, kind: Kind, key: Key) -> None:
         """Drop what waits for an object that is gone."""
-        self._waiting.pop((kind, key), None)
+        for known in (self._waiting, self._newest, self._turns):
+            known.pop((kind, key), None)
 
     async def flush(self) -> None:
         """Write what waits."""
@@ -99,9 +103,10 @@ class Statuses:
     def _take_over(self, draft: Draft) -> Draft:
         """Drop what waits of the same object; its Events belong to the newer one."""
         older = self._waiting.pop((draft.kind, draft.key), None)
-        if older is None or older.uid != draft.uid or not older.events:
-            return draft
-        return Draft(draft.kind, draft.key, draft.uid, draft.status, _unique((*older.events, *draft.events)))
+        if older is not None and older.uid == draft.uid and older.events:
+            draft = replace(draft, events=_unique((*older.events, *draft.events)))
+        self._newest[draft.kind, draft.key] = draft
+        return draft
 
     async def _try(self, draft: Draft) -> None:
         try:
@@ -117,7 +122,10 @@ class Statuses:
         # Fields that are None become null and so are removed: what is stored before doesn't matter. The uid is a
         # precondition: another object of this name shall not get it.
         patch = {"metadata": {"uid": draft.uid}, "status": draft.status.model_dump(mode="json", by_alias=True)}
-        async with self._slots:
+        place = (draft.kind, draft.key)
+        async with self._turns.setdefault(place, asyncio.Lock()), self._slots:
+            if self._newest.get(place, draft) is not draft:
+                return
             try:
                 answer = await self._api.merge(draft.kind, draft.key.namespace, draft.key.name, patch, "status")
             except ApiError as error:
