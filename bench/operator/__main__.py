@@ -9,7 +9,8 @@ import click
 from bench.operator.plane import VERSION
 from bench.operator.report import Report
 
-_RESULTS = Path(__file__).parents[1] / "results"
+_ROOT = Path(__file__).parents[2]
+_RESULTS = _ROOT / "bench" / "results"
 
 
 @click.group(context_settings={"show_default": True})
@@ -65,6 +66,21 @@ def standing(name: str, *, finished: int, running: int, sources: int, restarts: 
 
     report = Report(name, VERSION)
     run(report, finished=finished, running=running, sources=sources, restarts=restarts, idle=idle)
+    _show(report)
+
+
+@main.command()
+@click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              default=_ROOT / "build" / "e2e" / "kubeconfig")  # fmt: skip
+@click.option("--cluster", default="extraction", help="Its name, as e2e/node/kind knows it.")
+@click.option("--rounds", default=5)
+@click.pass_obj
+def stages(name: str, *, kubeconfig: Path, cluster: str, rounds: int) -> None:
+    """One small job on a real cluster, by stage."""
+    from bench.operator.stages import run
+
+    report = Report(name, VERSION)
+    run(report, kubeconfig=kubeconfig, name=cluster, rounds=rounds)
     _show(report)
 
 

@@ -250,7 +250,8 @@ class Store:
         elif kind == DATA_SOURCE:
             self._name(Ref(Parent.SOURCE, change.key), change)
             self._on_source(Change(change.key, change.owner, _readable(change.before), _readable(change.after)))
-        elif (change.before is not None or change.after is not None) and (parent := self._parents.get(change.owner)):
+        elif change.before != change.after and (parent := self._parents.get(change.owner)):
+            # Most versions of a Job or pod differ in nothing that a decision looks at.
             self._on_child(parent)
 
     def _index(self, key: Key, before: Brief | Broken | None, after: Brief | Broken | None) -> None:

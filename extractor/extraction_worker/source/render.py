@@ -9,7 +9,6 @@ were made. The user's SQL is wrapped, never rewritten; the line feeds close a tr
 from psycopg import sql
 
 from extraction_worker.model import Chunk, CtidRead, Plan, RangeRead, Read
-from extraction_worker.source.types import select_list
 
 
 def identifier(*names: str) -> str:
@@ -28,6 +27,9 @@ def literal(value: str, type_name: str = "") -> str:
 
 def select_sql(plan: Plan, chunk: Chunk) -> str:
     """Return the SELECT that reads a chunk: the plan's columns in order, then their guards."""
+    # Types are Arrow's: who only renders names, as the holder of the snapshot does, doesn't wait for that library.
+    from extraction_worker.source.types import select_list
+
     return f"SELECT {select_list(plan.columns)}{_from_where(plan, chunk)}"
 
 

@@ -37,7 +37,6 @@ from extraction_worker.source.query import CheckedPredicate, CheckedQuery, check
 from extraction_worker.source.references import Name
 from extraction_worker.source.render import identifier
 from extraction_worker.source.split import split_query, split_relation
-from extraction_worker.source.types import plan_columns
 from extraction_worker.source.views import check_views
 
 _SYSTEM_SCHEMAS = frozenset({"", "pg_catalog", "information_schema"})
@@ -177,6 +176,9 @@ class _Planning:
         namespace = self._job.metadata.namespace or "default"
         user_sql = spec.query if spec.query is not None else spec.where
         warnings = [*chunks.warnings, *(reading.query.notes if reading.query is not None else ())]
+        # Types are Arrow's: who only looks up what a job reads, as the holder of its snapshot does, doesn't load that.
+        from extraction_worker.source.types import plan_columns
+
         sample_percent = spec.source_proof.sample_percent if spec.source_proof is not None else 100
         return Plan(
             program=version("extraction-operator"),
