@@ -10,7 +10,7 @@ from e2e.support.cluster import Refused, has_condition
 from e2e.support.jobs import KIND, Job, condition, sessions
 from e2e.support.servers import Postgres, Store
 
-SLOW = {"maxConnections": 10, "bytesPerSecond": "4Mi"}
+SLOW = {"maxConnections": 10, "bytesPerSecond": "12Mi"}
 """Limits of a source under which a job takes long enough to be disturbed."""
 
 
