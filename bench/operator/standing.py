@@ -33,7 +33,7 @@ async def _run(
         )
         with it.operator() as first:
             await _wait_for_workers(api, scene, running)
-            report.add("first start: peak memory while 200 jobs begin", _peak(first), "MiB")
+            report.add(f"first start: peak memory while {running} jobs begin", _peak(first), "MiB")
         begins, whole = [], []
         for number in range(restarts):
             with it.operator() as operator:

@@ -1,6 +1,7 @@
 """``extraction-operator``: the command line. Options are environment variables, too: ``EXTRACTION_OPERATOR_RUN_…``."""
 
 import asyncio
+import gc
 import os
 import sys
 import uuid
@@ -71,9 +72,13 @@ def run(
         workers=workers,
         compare_seconds=compare_seconds,
     )
-    # Late, so that --help answers at once.
+    # Late, so that --help answers at once. What is imported stays for ever: the collector needn't walk through it again
+    # and again, neither while it is loaded nor in each of its rounds later.
+    gc.disable()
     from extraction_operator.runtime import run as run_operator
 
+    gc.freeze()
+    gc.enable()
     ctx.exit(asyncio.run(run_operator(config)))
 
 
