@@ -83,6 +83,16 @@ class BundleMessage(Message):
     """Connections that were opened."""
     checkouts: Count = 0
     """How often a connection was taken from the pool."""
+    session_reuses: Count = 0
+    """How often it was one that had been used before."""
+    session_waits: Count = 0
+    """How often none was ready."""
+    sessions_active: Count = 0
+    """The most that were in use at the same time."""
+    sessions_evicted: Count = 0
+    """Connections that were closed because they were broken, or would have kept too much memory."""
+    sessions_leaked: Count = 0
+    """Connections that were taken and didn't come back for a minute without reading."""
 
 
 class PublishMessage(Message):

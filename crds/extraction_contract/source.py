@@ -118,6 +118,22 @@ class Policy(Contract):
     """Row-level security would hide rows silently, so a table that has it for this role is refused."""
 
 
+class Protection(Contract):
+    """Signs that the source is in trouble, and from where on jobs slow down or give way (``snapshot.onLoss``)."""
+
+    slow_at_replication_lag: Annotated[Duration, Lasts("1s", "24h")] = Duration("30s")
+    """Readers halve their speed while a replica, or the source if it is one, is this far behind."""
+    yield_at_replication_lag: Annotated[Duration, Lasts("1s", "24h")] = Duration("5m")
+    """The snapshot is given up when a replica, or the source if it is one, is this far behind."""
+    yield_at_snapshot_age: Annotated[int, Field(ge=1000, le=1500000000)] = 100_000_000
+    """The snapshot is given up when the server has begun this many transactions since: VACUUM can't clean up after
+    them, in any table."""
+    yield_to_index_build_after: Annotated[Duration, Lasts("1s", "24h")] = Duration("60s")
+    """The snapshot is given up when CREATE INDEX CONCURRENTLY, or its like, has waited for its end this long."""
+    slow_at_free_connections: Annotated[int, Field(ge=0, le=1000)] = 3
+    """Readers give half of their connections back while the server has fewer than this left for everybody else."""
+
+
 class DataSourceSpec(Contract):
     """A database and the limits it is read under."""
 
@@ -140,6 +156,8 @@ class DataSourceSpec(Contract):
     """Sources with the same group share one budget of connections; unset is ``HOST:PORT``."""
     pool: Pool = Pool()
     """The connections of one worker pod."""
+    protection: Protection = Protection()
+    """When jobs slow down or give way because the source is in trouble."""
     policy: Policy = Policy()
     """What jobs may do with this source."""
 

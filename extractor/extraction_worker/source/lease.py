@@ -16,6 +16,7 @@ import psycopg
 
 from extraction_worker.errors import ExtractionError, SnapshotLost, SourceInDanger, SourceUnavailable
 from extraction_worker.model import SnapshotIdentity
+from extraction_worker.source.danger import Judge, Lookout
 from extraction_worker.source.failures import translate
 from extraction_worker.source.session import begin, connect, read_identity, storage_sql
 from extraction_worker.source.settings import SourceSettings
@@ -29,6 +30,8 @@ class LeaseLimits:
     max_age: float = 6 * 3600.0
     yield_to_ddl_after: float = 5.0
     poll: float = 0.25
+    look: float = 3.0
+    """Between two looks for other dangers than waiting DDL."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,8 @@ class SnapshotLease:
         Finds what to lock, within a transaction; called before and after the lock, the two must agree.
     on_lost
         Called once, from the holder's thread, when the lease ends by itself; gets the reason.
+    say
+        Told what can't be watched, and why.
     """
 
     def __init__(
@@ -75,8 +80,12 @@ class SnapshotLease:
         resolve: Resolve,
         limits: LeaseLimits,
         on_lost: Callable[[ExtractionError], None],
+        say: Callable[[str], object] = lambda _: None,
     ) -> None:
         self._settings = settings
+        self._lookout = Lookout(say)
+        self._judge = Judge(settings.protection)
+        self._next_look = 0.0
         self._resolve = resolve
         self._limits = limits
         self._on_lost = on_lost
@@ -197,6 +206,7 @@ class SnapshotLease:
             else:
                 try:
                     waiters = self._waiters()
+                    reason = self._danger(now)
                 except psycopg.Error as error:
                     text = translate(error, "Holding the snapshot").message
                     reason = SnapshotLost(text)
@@ -214,6 +224,17 @@ class SnapshotLease:
                 self._on_lost(reason)
                 self._close()
                 return
+
+    def _danger(self, now: float) -> SourceInDanger | None:
+        if self._connection is None or now < self._next_look:
+            return None
+        self._next_look = now + self._limits.look
+        reason = self._judge.reason_to_yield(self._lookout.look(self._connection, holds=True), now)
+        if not reason:
+            return None
+        return SourceInDanger(
+            f"{reason}: the job gave way.", hint="Run the job again later, or change spec.protection of the DataSource."
+        )
 
     def _waiters(self) -> list[tuple[int, str]]:
         if self._connection is None or not self._oids:

@@ -6,10 +6,13 @@ raised is kept here, and whoever waits looks for it.
 
 import contextlib
 import logging
+import sys
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import psycopg
@@ -26,6 +29,8 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 _LOOK = 0.05
 """Seconds after which a wait for a session looks whether connecting failed."""
 _CLOSE_TIMEOUT = 1.0
+_STACK_FRAMES = 8
+_LOG = logging.getLogger(__name__)
 _CONNECTING = 3
 """How many connect at a time, each in a thread of its own."""
 
@@ -36,12 +41,21 @@ class PoolStatistics:
 
     created: int = 0
     checkouts: int = 0
+    reused: int = 0
+    """Checkouts that got a session which had been used before."""
+    waits: int = 0
+    """Checkouts that found no session ready."""
     evicted: int = 0
+    leaks: int = 0
+    """Sessions that were taken and neither read nor given back for long."""
+    active: int = 0
+    """Checked out now."""
+    most_active: int = 0
 
     @property
     def reuse(self) -> float:
-        """Return the share of checkouts that found a session ready, 0 to 1."""
-        return 1 - self.created / self.checkouts if self.checkouts else 0.0
+        """Return the share of checkouts that got a session which had been used before, 0 to 1."""
+        return self.reused / self.checkouts if self.checkouts else 0.0
 
 
 @dataclass(frozen=True)
@@ -53,17 +67,37 @@ class PoolSettings:
     acquire_timeout: float = 5.0
     idle_timeout: float = 300.0
     max_lifetime: float = 600.0
+    leak_after: float = 60.0
+    """A session that is taken and does nothing for so long isn't going to come back."""
 
 
 class _PooledConnection(SourceConnection):
     """A pooled connection and its session."""
 
     session: ReadSession
+    owner: "SourcePool | None" = None
+    used = False
+    """Whether it has been checked out before."""
 
     @classmethod
     def connect(cls, conninfo: str = "", *, owner: "SourcePool | None" = None, **options: Any) -> Self:  # type: ignore[override]
         """Connect: for psycopg_pool, that names the owner, as the owner does; else as psycopg does."""
         return super().connect(conninfo, **options) if owner is None else owner.open_connection(cls)
+
+    def close(self) -> None:
+        """Close it, and tell its owner."""
+        super().close()
+        if self.owner is not None:
+            self.owner.forget(self)
+
+
+@dataclass
+class _Checkout:
+    """A session that somebody has."""
+
+    since: float
+    stack: traceback.StackSummary
+    told: bool = False
 
 
 _Connection = TypeVar("_Connection", bound=_PooledConnection)
@@ -73,12 +107,25 @@ class SourcePool:
     """Hands out reading sessions; at most ``size`` exist at a time, and ``min_idle`` of them stay.
 
     Neither time-out ends a session that is checked out. Usable from several threads.
+
+    Parameters
+    ----------
+    on_leak
+        Told of a session that was taken and never came back, with the stack that took it; None logs it.
     """
 
-    def __init__(self, settings: SourceSettings, pool: PoolSettings) -> None:
+    def __init__(
+        self, settings: SourceSettings, pool: PoolSettings, on_leak: Callable[[str], object] | None = None
+    ) -> None:
         self._settings = settings
         self._bounds = pool
+        self._on_leak = on_leak or _LOG.warning
         self._changed = threading.Condition()
+        self._open: set[_PooledConnection] = set()
+        self._out: dict[_PooledConnection, _Checkout] = {}
+        self._most = pool.size
+        self._disposed = threading.Event()
+        self._leak_finder: threading.Thread | None = None
         self._failure: tuple[float, ExtractionError] | None = None
         """When connecting failed last, and why."""
         self.statistics = PoolStatistics()
@@ -131,28 +178,67 @@ class SourcePool:
         Transient, Terminal
             The connection failed, in our words.
         """
+        ready = self._pool.get_stats().get("pool_available", 0) > 0
         connection = self._check_out()
-        self._count(checkouts=1)
+        self._take(connection, waited=not ready)
         try:
             yield connection.session
         except BaseException:
             self._evict(connection)
             raise
         else:
-            if connection.session.bloated:
+            if connection.session.bloated or self._are_too_many:
                 self._evict(connection)
         finally:
+            with self._changed:
+                self._out.pop(connection, None)
+                self.statistics.active -= 1
             self._pool.putconn(connection)
+
+    def bound(self, most: int) -> None:
+        """Have at most so many sessions, one at least and ``size`` at most: others are closed when they come back."""
+        self._most = max(1, min(most, self._bounds.size))
 
     def dispose(self) -> None:
         """Close every idle session, and the others when they come back. Idempotent."""
+        self._disposed.set()
         self._pool.close(_CLOSE_TIMEOUT)
+
+    def find_leaks(self) -> None:
+        """Tell of sessions that are taken, and did nothing for ``leak_after``; of each once."""
+        now = time.monotonic()
+        with self._changed:
+            leaks = [
+                checkout
+                for connection, checkout in self._out.items()
+                if not checkout.told
+                and not connection.session.at_work
+                and now - max(checkout.since, connection.session.idle_since) >= self._bounds.leak_after
+            ]
+            for checkout in leaks:
+                checkout.told = True
+            self.statistics.leaks += len(leaks)
+        for checkout in leaks:
+            places = "; ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in checkout.stack)
+            self._on_leak(
+                f"A session was taken {now - checkout.since:.0f} s ago and neither reads nor comes back."
+                f" Taken by: {places}."
+            )
+
+    def forget(self, connection: "_PooledConnection") -> None:
+        """Take a connection off the books: it is closed."""
+        with self._changed:
+            self._open.discard(connection)
 
     def open_connection(self, kind: type[_Connection]) -> _Connection:
         """Connect, for psycopg_pool; what fails is told to whoever waits."""
         try:
+            if len(self._open) >= self._most < self._bounds.size:
+                raise SourceBusy("The source is in trouble: fewer sessions read than could.")
             connection = connect(self._settings, kind=kind)
-            connection.session = ReadSession(connection, self._settings)
+            connection.session, connection.owner = ReadSession(connection, self._settings), self
+            with self._changed:
+                self._open.add(connection)
         except Exception as error:
             failure = translate(error, f"Connecting to {self._settings.host}:{self._settings.port}")
             with self._changed:
@@ -175,6 +261,32 @@ class SourcePool:
                 raise translate(error, "Asking the pool for a session") from None
         raise self._busy()
 
+    @property
+    def _are_too_many(self) -> bool:
+        return len(self._open) > self._most
+
+    def _take(self, connection: _PooledConnection, *, waited: bool) -> None:
+        # Two frames are ours and contextlib's.
+        stack = traceback.StackSummary.extract(
+            traceback.walk_stack(sys._getframe(3)), limit=_STACK_FRAMES, lookup_lines=False
+        )
+        with self._changed:
+            counts = self.statistics
+            counts.checkouts += 1
+            counts.waits += waited
+            counts.reused += connection.used
+            counts.active += 1
+            counts.most_active = max(counts.most_active, counts.active)
+            connection.used = True
+            self._out[connection] = _Checkout(time.monotonic(), stack)
+            if self._leak_finder is None:
+                self._leak_finder = threading.Thread(target=self._watch_leaks, name="leaks", daemon=True)
+                self._leak_finder.start()
+
+    def _watch_leaks(self) -> None:
+        while not self._disposed.wait(max(self._bounds.leak_after / 4, 1.0)):
+            self.find_leaks()
+
     def _busy(self) -> SourceBusy:
         return SourceBusy(
             f"None of the {self._bounds.size} pooled sessions became free within {self._bounds.acquire_timeout:g} s."
@@ -193,10 +305,9 @@ class SourcePool:
         connection.session.close()
         self._count(evicted=1)
 
-    def _count(self, *, created: int = 0, checkouts: int = 0, evicted: int = 0) -> None:
+    def _count(self, *, created: int = 0, evicted: int = 0) -> None:
         with self._changed:
             self.statistics.created += created
-            self.statistics.checkouts += checkouts
             self.statistics.evicted += evicted
             self._changed.notify_all()
 

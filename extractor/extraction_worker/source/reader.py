@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+_LEAST_BATCH = 16 * 1024
+_LONGEST_REST = 1.0
+
+
 class BackendState(StrEnum):
     """What the server says about a backend of ours."""
 
@@ -130,34 +134,74 @@ class Watchdog:
 
 
 class ByteRate:
-    """A token bucket: at most ``bytes_per_second`` over any longer time, with one second's worth of burst.
+    """A token bucket: at most ``bytes_per_second`` over any longer time, with a quarter of a second's worth of burst.
 
-    Shared by the threads of a process; each takes what it received and sleeps until that is paid for.
+    Shared by the threads of a process; each takes what it received and sleeps until that is paid for. While a read
+    sleeps nobody takes from its socket, so the server has to wait as soon as the buffers in between are full.
+
+    Parameters
+    ----------
+    readers
+        How many take at the same time: what they have read together before they pay is no more than a burst.
     """
+
+    BURST = 0.25
+    """Seconds' worth of bytes that may come at once."""
 
     def __init__(
         self,
         bytes_per_second: int | None,
         *,
+        readers: int = 1,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         self._rate = bytes_per_second
+        self._readers = readers
         self._clock = clock
-        self._sleep = sleep
+        self._ended = threading.Event()
+        self._sleep = sleep or self._ended.wait
         self._lock = threading.Lock()
-        # When the bucket was, or will be, empty: one second before now is a full bucket.
-        self._paid_until = clock() - 1.0
+        # When the bucket was, or will be, empty.
+        self._paid_until = clock() - self.BURST
+        self._halved = False
 
-    def take(self, size: int) -> None:
-        """Account for ``size`` bytes; block while the bucket is empty."""
+    def batch_bytes(self, wanted: int) -> int:
+        """Return how large batches may be so that one is no burst by itself."""
         if self._rate is None:
-            return
-        with self._lock:
-            self._paid_until = max(self._paid_until, self._clock() - 1.0) + size / self._rate
-            wait = self._paid_until - self._clock()
+            return wanted
+        return min(wanted, max(_LEAST_BATCH, int(self._rate * self.BURST / self._readers)))
+
+    def halve(self, halved: bool) -> None:
+        """Rest after each batch for as long as it took to come, or stop doing so."""
+        self._halved = halved
+
+    def stop(self) -> None:
+        """Wake who sleeps, and let nobody sleep again."""
+        self._ended.set()
+
+    def take(self, size: int, seconds: float = 0.0) -> None:
+        """Account for ``size`` bytes that took ``seconds`` to come; block while the bucket is empty."""
+        wait = min(seconds, _LONGEST_REST) if self._halved else 0.0
+        if self._rate is not None:
+            with self._lock:
+                self._paid_until = max(self._paid_until, self._clock() - self.BURST) + size / self._rate
+                wait = max(wait, self._paid_until - self._clock())
         if wait > 0:
             self._sleep(wait)
+
+
+def wire_bytes(batch: "pa.RecordBatch") -> int:
+    """Return about how many bytes a batch had as the server sent it.
+
+    COPY's binary format has 2 bytes before each row and 4 before each value; Arrow has as much for the offsets of
+    values of any length, but nothing for those of a fixed one.
+    """
+    size = batch.nbytes + 2 * batch.num_rows
+    for column in batch.columns:
+        with suppress(ValueError):  # of a type without a fixed length
+            size += 4 * batch.num_rows - column.null_count * column.type.bit_width // 8
+    return int(size)
 
 
 def read_batches(
@@ -186,7 +230,7 @@ def read_batches(
         The driver's error in our words.
     """
     watched = watchdog.watch(session)
-    batches = session.read(query, batch_bytes=batch_bytes)
+    batches = session.read(query, batch_bytes=rate.batch_bytes(batch_bytes))
     try:
         while True:
             watched.since, watched.waiting = watchdog.clock(), True
@@ -202,7 +246,7 @@ def read_batches(
                 watched.waiting = False
             if batch is None:
                 return
-            rate.take(batch.nbytes)
+            rate.take(wire_bytes(batch), watchdog.clock() - watched.since)
             yield batch
     finally:
         watchdog.forget(watched)

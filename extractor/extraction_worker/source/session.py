@@ -18,6 +18,7 @@ from psycopg.pq import TransactionStatus
 from extraction_worker.errors import SchemaDrift, SourceUnavailable, UnsupportedSource
 from extraction_worker.model import Consistency, Plan, SnapshotIdentity
 from extraction_worker.source.contract import BEGIN, contract_settings, contract_sql, opening_sql
+from extraction_worker.source.danger import Pacer
 from extraction_worker.source.failures import translate
 from extraction_worker.source.identity import IDENTITY_SQL, check_identity, identity_from_row
 from extraction_worker.source.settings import SourceSettings
@@ -215,6 +216,9 @@ class ReadSession:
         self.server_version = connection.info.server_version
         self.bloated = False
         """Whether the connection holds memory that a wide row needed."""
+        self.at_work = 0
+        """How many statements and reads of it haven't ended."""
+        self.idle_since = time.monotonic()
 
     def begin(self, plan: Plan) -> None:
         """Begin a transaction under the contract, on the plan's snapshot, with its locks, and compare identities.
@@ -264,7 +268,7 @@ class ReadSession:
 
         self._refuse_cancelled()
         batches = read_copy(self._connection, query, batch_bytes=batch_bytes, tick=self._give_up_cancelled)
-        with contextlib.closing(batches):
+        with self._working(), contextlib.closing(batches):
             for batch in batches:
                 # A cancel that came when nothing ran yet was lost on the server.
                 self._refuse_cancelled()
@@ -290,6 +294,21 @@ class ReadSession:
                     f"{leaf.name} was rewritten, truncated or replaced after the plan was made.",
                     hint="Run the job again; under consistency Snapshot a lock prevents this.",
                 )
+
+    def look(self, pacer: Pacer) -> None:
+        """Look how the source is, from within the transaction.
+
+        Raises
+        ------
+        Transient, Terminal
+            The transaction or the connection has ended.
+        """
+        self._refuse_cancelled()
+        try:
+            with self._working():
+                pacer.look(self._connection)
+        except psycopg.Error as error:
+            raise translate(error, f"Talking to {self._settings.host}:{self._settings.port}") from None
 
     def cancel(self) -> None:
         """Cancel what the session runs, from any thread, and what it would run next, until :meth:`begin`.
@@ -318,10 +337,20 @@ class ReadSession:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @contextlib.contextmanager
+    def _working(self) -> Iterator[None]:
+        self.at_work += 1
+        try:
+            yield
+        finally:
+            self.at_work -= 1
+            self.idle_since = time.monotonic()
+
     def _execute(self, statement: str) -> psycopg.Cursor[tuple[Any, ...]]:
         self._refuse_cancelled()
         try:
-            return self._connection.execute(cast("Any", statement))
+            with self._working():
+                return self._connection.execute(cast("Any", statement))
         except psycopg.Error as error:
             raise translate(error, f"Talking to {self._settings.host}:{self._settings.port}") from None
 

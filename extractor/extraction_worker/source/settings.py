@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from psycopg.conninfo import make_conninfo
 
 from extraction_worker.memory_file import MemoryFile
+from extraction_worker.source.danger import Protection
 from extraction_worker.source.slots import SlotBudget
 
 
@@ -35,6 +36,8 @@ class SourceSettings:
         PEM of the authority that signed the server's certificate; None means the system's store.
     slots
         The budget of connections that every session takes a slot of; None is no budget.
+    protection
+        When to slow down and when to give way.
     """
 
     host: str
@@ -49,6 +52,7 @@ class SourceSettings:
     lock_timeout: float = 5.0
     stall_timeout: float = 60.0
     slots: SlotBudget | None = None
+    protection: Protection = field(default_factory=Protection)
     knocking: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     """Held while connecting: of one process never more than one session is there without a slot."""
     known_pooler: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)

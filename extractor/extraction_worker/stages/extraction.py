@@ -7,6 +7,7 @@ from extraction_worker.errors import ExtractionError, SourceBusy
 from extraction_worker.model import Chunk, ChunkResult, Plan
 from extraction_worker.report.progress import Phase, Progress
 from extraction_worker.sink.abc import Sink
+from extraction_worker.source.danger import Pacer
 from extraction_worker.source.reader import ByteRate, Watchdog, ask_server
 from extraction_worker.source.settings import SourceSettings
 from extraction_worker.stages.work import ChunkWorker
@@ -48,6 +49,14 @@ class Extraction:
         self._threads = memory.threads
         self._said: set[str] = set()
         self._watchdog = Watchdog(settings.stall_timeout, lambda pid: ask_server(settings, pid))
+        rate = ByteRate(bytes_per_second, readers=memory.threads)
+        self._rate = rate
+
+        def slow(slowed: bool) -> None:
+            # Half of the sessions; where there is one only, half of its time.
+            pool.bound(memory.threads // 2 if slowed else memory.threads)
+            rate.halve(slowed and memory.threads == 1)
+
         self._worker = ChunkWorker(
             plan=plan,
             sink=sink,
@@ -55,8 +64,9 @@ class Extraction:
             memory=memory,
             worker=worker,
             watchdog=self._watchdog,
-            rate=ByteRate(bytes_per_second),
+            rate=rate,
             progress=progress,
+            pacer=Pacer(settings.protection, slow, progress.say),
         )
 
     def run(
@@ -119,6 +129,7 @@ class Extraction:
 
     def stop(self) -> None:
         """Stop every read now, and each one that would begin."""
+        self._rate.stop()
         self._worker.stop()
 
     def _say_once(self, message: str) -> None:

@@ -200,7 +200,7 @@ class LocalRun:
 
     def _hold_and_work(self, reading: Reading, planned_at: datetime, run_id: str, sink: Sink) -> _Attempt:
         attempt: _Attempt | None = None
-        lease = self._source.lease(reading, lambda _: self._stop_extraction())
+        lease = self._source.lease(reading, lambda _: self._stop_extraction(), self._progress.say)
         try:
             self._progress.phase(Phase.PLANNING)
             identity = self._patiently(lease.acquire)
@@ -335,7 +335,7 @@ class LocalRun:
 
     def _open_pool(self, opened: "Future[SourcePool]") -> None:
         try:
-            opened.set_result(self._source.open_pool(self._memory.threads))
+            opened.set_result(self._source.open_pool(self._memory.threads, self._progress.say))
         except BaseException as error:  # noqa: BLE001 - raised where the pool is asked for
             opened.set_exception(error)
 

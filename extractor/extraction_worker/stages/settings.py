@@ -7,6 +7,7 @@ from pathlib import Path
 from extraction_contract.load import object_key
 from extraction_contract.models import DataSource, ExtractionJob
 from extraction_contract.resolve import ResolvedJob, ResolvedSource
+from extraction_worker.source.danger import Protection
 from extraction_worker.source.lease import LeaseLimits
 from extraction_worker.source.settings import Credentials, SourceSettings
 from extraction_worker.source.slots import SlotBudget
@@ -36,6 +37,7 @@ def source_settings(resolved: ResolvedSource, application_name: str, run: str = 
         One attempt of one job, the same in all its processes: they share the slot that its holder offers.
     """
     connection, limits = resolved.source.spec.connection, resolved.source.spec.limits
+    protection = resolved.source.spec.protection
 
     def credentials() -> Credentials:
         found = resolved.credentials()
@@ -51,6 +53,13 @@ def source_settings(resolved: ResolvedSource, application_name: str, run: str = 
         application_name=application_name,
         statement_timeout=limits.statement_timeout.total_seconds(),
         lock_timeout=limits.lock_timeout.total_seconds(),
+        protection=Protection(
+            slow_at_replication_lag=protection.slow_at_replication_lag.total_seconds(),
+            yield_at_replication_lag=protection.yield_at_replication_lag.total_seconds(),
+            yield_at_snapshot_age=protection.yield_at_snapshot_age,
+            yield_to_index_build_after=protection.yield_to_index_build_after.total_seconds(),
+            slow_at_free_connections=protection.slow_at_free_connections,
+        ),
         slots=SlotBudget(resolved.source.budget_group, limits.max_connections, run),
     )
 

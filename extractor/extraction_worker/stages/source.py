@@ -37,13 +37,18 @@ class JobSource:
         self._limits = lease_limits(resolved)
         self.settings = source_settings(resolved.of_source(), application_name(resolved.job, pod), run)
 
-    def lease(self, reading: Reading, on_lost: Callable[[ExtractionError], None]) -> SnapshotLease:
+    def lease(
+        self,
+        reading: Reading,
+        on_lost: Callable[[ExtractionError], None],
+        say: Callable[[str], object] = lambda _: None,
+    ) -> SnapshotLease:
         """Return the lease of a snapshot of what the job reads; nothing is acquired yet."""
 
         def resolve(connection: psycopg.Connection[tuple[object, ...]]) -> LockTarget:
             return lock_target(connection, reading)
 
-        return SnapshotLease(self.settings, resolve, self._limits, on_lost)
+        return SnapshotLease(self.settings, resolve, self._limits, on_lost, say)
 
     def make_plan(
         self,
@@ -88,7 +93,7 @@ class JobSource:
         except psycopg.Error as error:
             raise translate(error, "Planning") from None
 
-    def open_pool(self, threads: int) -> "SourcePool":
+    def open_pool(self, threads: int, say: Callable[[str], object] | None = None) -> "SourcePool":
         """Return a pool of as many sessions as there are threads, some of them open already. Takes a moment."""
         # Here and not above: it takes time to import, and not every stage reads.
         from extraction_worker.source.pool import PoolSettings, SourcePool
@@ -101,7 +106,7 @@ class JobSource:
             idle_timeout=bounds.idle_timeout.total_seconds(),
             max_lifetime=bounds.max_lifetime.total_seconds(),
         )
-        pool = SourcePool(self.settings, settings)
+        pool = SourcePool(self.settings, settings, say)
         # What fails now fails again, and is retried, when the first chunk asks for a session.
         with contextlib.suppress(ExtractionError):
             pool.open_idle()

@@ -13,6 +13,7 @@ from extraction_worker.errors import ExtractionError, Interrupted, InvalidQuery,
 from extraction_worker.model import Chunk, ChunkResult, Plan, Verification
 from extraction_worker.report.progress import Progress
 from extraction_worker.sink.abc import Sink
+from extraction_worker.source.danger import Pacer
 from extraction_worker.source.reader import ByteRate, Watchdog, read_batches
 from extraction_worker.source.render import aggregate_sql, select_sql
 from extraction_worker.source.session import ReadSession
@@ -47,6 +48,8 @@ class ChunkWorker:
         Who we are: the pod's uid, or the local process; part of every part's name.
     spool_folder
         Where ``Decoded`` spools; None is the system's temporary folder.
+    pacer
+        Looks, now and then, how the source is.
     """
 
     plan: Plan
@@ -58,6 +61,7 @@ class ChunkWorker:
     rate: ByteRate
     progress: Progress
     spool_folder: Path | None = None
+    pacer: Pacer | None = None
     stopped: Event = field(default_factory=Event)
 
     def __post_init__(self) -> None:
@@ -142,6 +146,8 @@ class ChunkWorker:
         try:
             with self.pool.session() as session:
                 session.begin(plan)
+                if self.pacer is not None:
+                    session.look(self.pacer)
                 # Not before begin(), which forgets an earlier cancel: a stop that came meanwhile is seen here.
                 self._enter(session)
                 try:

@@ -8,6 +8,7 @@ import pytest
 
 from extraction_worker.errors import SnapshotLost, SourceInDanger, SourceUnavailable
 from extraction_worker.source import lease as lease_module
+from extraction_worker.source.contract import contract_settings
 from extraction_worker.source.lease import LeaseLimits, LockTarget, SnapshotLease
 from extraction_worker.source.session import connect, planning_transaction, read_identity
 from support.databases import settings_of, wait_until
@@ -66,6 +67,16 @@ def test_others_see_the_snapshot_while_the_lease_is_held_and_not_after(table):
         ):
             pass
     assert lost.reasons == []
+
+
+def test_the_session_contract_holds_in_the_holders_transaction_but_for_the_time_out_of_statements(table):
+    lease = lease_of(table, Lost())
+    identity = lease.acquire()
+    names = contract_settings(identity.server_version, statement_timeout=0, lock_timeout=5)
+    names |= {"transaction_isolation": "repeatable read", "transaction_read_only": "on"}
+    found = {name: lease._connection.execute("SELECT current_setting(%s)", [name]).fetchone()[0] for name in names}
+    assert found == names
+    lease.release()
 
 
 @pytest.mark.parametrize("ddl", ["TRUNCATE t", "VACUUM FULL t", "ALTER TABLE t ADD c int DEFAULT 1", "DROP TABLE t"])

@@ -40,6 +40,7 @@ def test_a_session_is_reused_and_the_reuse_counted(pool_of, database18):
     assert len(pids) == 1
     assert (pool.statistics.created, pool.statistics.checkouts, pool.statistics.evicted) == (1, 20, 0)
     assert pool.statistics.reuse == 0.95
+    assert (pool.statistics.waits, pool.statistics.active, pool.statistics.most_active) == (1, 0, 1)
 
 
 def test_no_more_sessions_than_its_size_and_waiting_ends_with_an_error(pool_of, database18):
@@ -179,3 +180,67 @@ def test_after_its_end_a_pool_closes_what_comes_back(pool_of, database18):
     pool.dispose()
     with pytest.raises(SourceUnavailable, match="Asking the pool"), pool.session():
         pass
+
+
+# Leaks ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_never_comes_back_is_told_once_with_who_took_it(database18):
+    told = []
+    pool = SourcePool(settings_of(database18), PoolSettings(size=1, leak_after=0), told.append)
+
+    def forgetful():
+        return pool.session()
+
+    with forgetful() as session:
+        assert session.row("SELECT 1") == (1,)
+        pool.find_leaks()
+        pool.find_leaks()
+        [message] = told
+        assert "neither reads nor comes back" in message
+        assert "test_pool.py" in message
+        assert "test_a_session_that_never_comes_back" in message
+    pool.dispose()
+    assert pool.statistics.leaks == 1
+
+
+def test_a_session_that_reads_is_no_leak_however_long_it_takes(database18):
+    told = []
+    pool = SourcePool(settings_of(database18), PoolSettings(size=1, leak_after=0), told.append)
+    with pool.session() as session:
+        for _ in session.read("SELECT generate_series(1, 1000)", batch_bytes=1000):
+            pool.find_leaks()
+        assert told == []
+        thread = threading.Thread(target=session.row, args=("SELECT pg_sleep(0.5)::text",))
+        thread.start()
+        wait_until(lambda: session.at_work)
+        pool.find_leaks()
+        assert told == []
+        thread.join()
+    pool.find_leaks()
+    assert told == []
+    pool.dispose()
+
+
+def test_a_leak_is_found_by_itself(database18):
+    found = threading.Event()
+    pool = SourcePool(settings_of(database18), PoolSettings(size=1, leak_after=0.1), lambda _: found.set())
+    with pool.session():
+        assert found.wait(20)
+    pool.dispose()
+
+
+# In trouble -------------------------------------------------------------------------------------------------------
+
+
+def test_a_bound_pool_gives_sessions_back_and_takes_them_again(pool_of, database18):
+    pool = pool_of(size=4)
+    with pool.session(), pool.session(), pool.session(), pool.session():
+        pool.bound(2)
+        assert backends(database18) == 4  # nothing that reads is ended
+    wait_until(lambda: backends(database18) == 2)
+    with pool.session(), pool.session(), pytest.raises(SourceBusy, match="in trouble"), pool.session():
+        pass
+    pool.bound(4)
+    with pool.session(), pool.session(), pool.session(), pool.session():
+        assert backends(database18) == 4

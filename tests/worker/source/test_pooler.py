@@ -13,7 +13,8 @@ import pytest
 
 from extraction_worker.demo.postgres import free_port
 from extraction_worker.errors import UnsupportedSource
-from extraction_worker.source.session import connect
+from extraction_worker.source.session import begin, connect
+from extraction_worker.source.slots import Claim, SlotBudget
 from support.databases import settings_of
 from support.jobs import local_run, published
 
@@ -23,7 +24,7 @@ PGBOUNCER = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/s
 class Pooler:
     """A PgBouncer in front of one database."""
 
-    def __init__(self, database, folder: Path, mode: str) -> None:
+    def __init__(self, database, folder: Path, mode: str, reset: str = "DISCARD ALL", idle: int = 1) -> None:
         assert PGBOUNCER is not None
         self.database, self.port, server = database, free_port(), database.server
         folder.mkdir()
@@ -32,7 +33,8 @@ class Pooler:
             f"[databases]\n{database.name} = host={server.host} port={server.port}\n"
             f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {self.port}\nunix_socket_dir =\n"
             f"auth_type = scram-sha-256\nauth_file = {folder}/users.txt\npool_mode = {mode}\n"
-            "ignore_startup_parameters = extra_float_digits\nserver_idle_timeout = 1\n"
+            f"ignore_startup_parameters = extra_float_digits\nserver_idle_timeout = {idle}\n"
+            f"server_reset_query = {reset}\n"
         )
         identity = {}
         if os.geteuid() == 0:  # PgBouncer refuses root
@@ -55,8 +57,8 @@ class Pooler:
         # It logs each connection; an unread pipe would block it.
         threading.Thread(target=self.process.stderr.read, daemon=True).start()
 
-    def settings(self):
-        return settings_of(self.database, port=self.port)
+    def settings(self, **changes):
+        return settings_of(self.database, port=self.port, **changes)
 
     def stop(self) -> None:
         self.process.terminate()
@@ -71,8 +73,8 @@ def pooler(database18, tmp_path):
         pytest.skip("PgBouncer isn't installed (apt-get install pgbouncer)")
     poolers = []
 
-    def make(mode):
-        poolers.append(Pooler(database18, tmp_path / mode, mode))
+    def make(mode, **options):
+        poolers.append(Pooler(database18, tmp_path / mode, mode, **options))
         return poolers[-1]
 
     yield make
@@ -107,3 +109,50 @@ def test_a_job_through_a_session_pooler_works(pooler, database18, tmp_path):
     manifest = local_run(tmp_path, database18, source={"connection": reach}, spec=spec).run()
     assert manifest.rows == 20000
     assert (published(tmp_path) / "_manifest.json").is_file()
+
+
+def locks(database) -> int:
+    [(count,)] = database.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+    return count
+
+
+@pytest.mark.parametrize("state", ["idle", "in a transaction", "in a failed transaction"])
+def test_slots_go_with_our_connection_even_where_the_pooler_resets_nothing(pooler, database18, state):
+    through = pooler("session", reset="", idle=600)
+    budget = SlotBudget("shop", 4, "run")
+    settings = through.settings(slots=budget)
+    holder = connect(settings, Claim.HOLD)
+    backend = holder.execute("SELECT pg_backend_pid()").fetchone()
+    assert backend != (holder.info.backend_pid,)
+    assert locks(database18) == 3  # two slots and an offer
+    if state != "idle":
+        begin(holder, settings)
+    if state == "in a failed transaction":
+        with pytest.raises(psycopg.Error):
+            holder.execute("SELECT 1 / 0")
+    holder.close()
+    assert locks(database18) == 0
+    # The next client of the pooler gets our session as it was before us.
+    clients = [psycopg.connect(settings.conninfo(), autocommit=True) for _ in range(2)]
+    query = "SELECT pg_backend_pid(), current_setting('search_path'), current_setting('transaction_isolation')"
+    found = {row[0]: row[1:] for client in clients for row in client.execute(query)}
+    assert found[backend[0]] == ('"$user", public', "read committed")
+    for client in clients:
+        client.close()
+
+
+def test_a_transaction_pooler_keeps_no_slot_of_ours(pooler, database18):
+    through = pooler("transaction", reset="", idle=600)
+    with pytest.raises(UnsupportedSource, match="transaction mode"):
+        connect(through.settings(slots=SlotBudget("shop", 4)))
+    assert locks(database18) == 0
+
+
+def test_a_session_pooler_is_proven_once_by_each_process(pooler, database18):
+    settings = pooler("session", idle=600).settings(slots=SlotBudget("shop", 1))
+    connect(settings).close()
+    assert settings.known_pooler.is_set()
+    with closing(connect(settings)):
+        ours = "datname = current_database() AND application_name = 'extraction'"
+        [(sessions,)] = database18.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {ours}")
+        assert sessions <= 2  # the one of now, and the one that the proof left with the pooler

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from extraction_worker.errors import ExtractionError
 from extraction_worker.model import Chunk, ChunkResult, Plan
@@ -15,6 +16,9 @@ from extraction_worker.stages.pod.log import logged
 from extraction_worker.stages.results import finished_results, put_result
 from extraction_worker.stream.admission import MemoryPlan
 
+if TYPE_CHECKING:
+    from extraction_worker.source.pool import PoolStatistics
+
 
 @dataclass(frozen=True)
 class Worked:
@@ -24,8 +28,8 @@ class Worked:
     reused: int = 0
     """Chunks whose result was in staging already."""
     retries: int = 0
-    sessions: int = 0
-    checkouts: int = 0
+    pool: "PoolStatistics | None" = None
+    """None where no session was needed."""
 
 
 def work_chunks(
@@ -71,7 +75,7 @@ def work_chunks(
 
         source = pod.source()
         limit = pod.resolved.source.spec.limits.bytes_per_second
-        pool = source.open_pool(memory.threads)
+        pool = source.open_pool(memory.threads, progress.say)
         try:
             extraction = Extraction(
                 plan,
@@ -91,5 +95,4 @@ def work_chunks(
             raise holder.explain(error) if holder is not None else error from None
         finally:
             pool.dispose()
-        statistics = pool.statistics
-        return Worked(tuple(results.values()), reused, progress.now().retries, statistics.created, statistics.checkouts)
+        return Worked(tuple(results.values()), reused, progress.now().retries, pool.statistics)

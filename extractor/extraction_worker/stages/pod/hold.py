@@ -54,10 +54,13 @@ def _hold(invocation: Invocation, files: LeadFiles) -> None:
     pod = JobPod.load(invocation)
     source = pod.source()
 
+    def say(message: str) -> None:
+        invocation.log.warning("said", message=message)
+
     def acquire() -> tuple[SnapshotLease, SnapshotIdentity, datetime]:
         # A lease is acquired once; each try needs its own, and its own clock.
         taken_at = datetime.now(UTC)
-        lease = source.lease(read_job(pod.resolved.job, pod.resolved.source, taken_at), lambda _: None)
+        lease = source.lease(read_job(pod.resolved.job, pod.resolved.source, taken_at), lambda _: None, say)
         return lease, lease.acquire(), taken_at
 
     lease, identity, taken_at = invocation.patiently(

@@ -7,6 +7,7 @@ from extraction_contract.messages import BundleMessage
 from extraction_worker.errors import ExtractionError, VerificationFailed
 from extraction_worker.model import Plan
 from extraction_worker.sink.abc import Sink
+from extraction_worker.source.pool import PoolStatistics
 from extraction_worker.stages.bundles import bundle_chunks
 from extraction_worker.stages.pod import starts
 from extraction_worker.stages.pod.bundle import Worked, work_chunks
@@ -43,6 +44,7 @@ def run(invocation: Invocation) -> BundleMessage:
             "another pod planned this attempt meanwhile."
         )
     worked = _work(pod, plan, mine, sink)
+    pool = worked.pool or PoolStatistics()
     return BundleMessage(
         bundle=mine.bundle,
         chunks=len(worked.results),
@@ -51,8 +53,13 @@ def run(invocation: Invocation) -> BundleMessage:
         bytes=sum(result.source_bytes for result in worked.results),
         seconds=round(time.monotonic() - started, 3),
         retries=worked.retries,
-        sessions=worked.sessions,
-        checkouts=worked.checkouts,
+        sessions=pool.created,
+        checkouts=pool.checkouts,
+        session_reuses=pool.reused,
+        session_waits=pool.waits,
+        sessions_active=pool.most_active,
+        sessions_evicted=pool.evicted,
+        sessions_leaked=pool.leaks,
     )
 
 
