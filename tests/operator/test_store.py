@@ -257,3 +257,14 @@ def test_a_child_ends_by_its_uid():
     assert not store.children("uid-of-orders")
     store.apply(JOB, child(version=6, uid="that"))
     assert store.children("uid-of-orders")[0].uid == "that"
+
+
+def test_a_version_of_a_child_that_changes_nothing_of_interest_is_told_to_nobody():
+    told = Told()
+    told.store.apply(EXTRACTION_JOB, extraction_job())
+    told.store.apply(JOB, child(version=5))
+    told.parents.clear()
+    assert told.store.apply(JOB, child(version=6))
+    assert not told.parents
+    told.store.apply(JOB, child(version=7), deleted=True)
+    assert told.parents
