@@ -80,6 +80,19 @@ def test_a_bundle_that_is_done_opens_no_session(pods):
     assert first.checkouts >= first.chunks
 
 
+def test_of_a_hundred_chunks_nine_in_ten_find_a_session_that_was_used_before(table, tmp_path):
+    table.execute("INSERT INTO t SELECT i, md5(i::text), 1 FROM generate_series(20000, 120000) AS i")
+    pods = Pods(tmp_path, table, bundles=1, spec=SPEC)
+    with pods.held():
+        assert pods.run("plan").chunks >= 100
+        message, _ = begun(pods, "worker")
+    assert message.checkouts >= message.chunks >= 100
+    assert message.session_reuses / message.checkouts > 0.9
+    assert message.sessions <= 2
+    assert 1 <= message.sessions_active <= 2
+    assert (message.sessions_evicted, message.sessions_leaked) == (0, 0)
+
+
 def test_a_result_that_cannot_be_read_is_read_again_and_a_stale_one_ignored(pods):
     begun(pods, "first")
     sink, (first, second, *_) = pods.sink(), pods.results()
