@@ -46,11 +46,13 @@ async def _run(
             for number in range(rounds):
                 turns: list[Callable[[], Awaitable[None]]] = [
                     lambda number=number: _ours(it, api, report, ours, operator, scenes[number], jobs, bundles),  # type: ignore[misc]
-                    lambda: _theirs(api, theirs, jobs, bundles),
+                    lambda: _theirs(it, api, report, theirs, jobs, bundles),
                 ]
                 for turn in turns if number % 2 else reversed(turns):
                     await turn()
             report.details["Warnings of the operator"] = operator.warnings()[:10] or "none"
+    spent = [report.details[f"CPU seconds per {what}"]["all"] for what in ("ExtractionJob", "pair of bare Jobs")]
+    report.add("CPU of all programs per ExtractionJob / per pair of bare Jobs, last round", spent[0] / spent[1], "×")
     ratios = [mine / other for mine, other in zip(ours, theirs, strict=True)]
     report.details["Seconds by round"] = {
         "ExtractionJobs": ", ".join(f"{value:.1f}" for value in ours),
@@ -65,7 +67,9 @@ async def _ours(
     bundles: int,
 ) -> None:  # fmt: skip
     cpu, decided = operator.cpu_seconds(), operator.metrics().get("reconcile_seconds_count", 0)
+    before = it.cpu_seconds()
     seconds.append(await _extractions(api, scene, jobs, bundles))
+    report.details["CPU seconds per ExtractionJob"] = _per_job(it, before, jobs)
     await asyncio.sleep(3)  # what is written after the last phase: finalizers, deletions, counters of the sources
     used = operator.cpu_seconds() - cpu
     found = [write for write in audit.writes(it) if write.namespace == scene.namespace]
@@ -86,9 +90,17 @@ async def _ours(
     await api.clear(scene.namespace)
 
 
-async def _theirs(api: Client, seconds: list[float], jobs: int, bundles: int) -> None:
+async def _theirs(it: Plane, api: Client, report: Report, seconds: list[float], jobs: int, bundles: int) -> None:
+    before = it.cpu_seconds()
     seconds.append(await _bare(api, "bare", jobs, bundles))
+    report.details["CPU seconds per pair of bare Jobs"] = _per_job(it, before, jobs)
     await api.clear("bare")
+
+
+def _per_job(it: Plane, before: dict[str, float], jobs: int) -> dict[str, float]:
+    """Return the CPU of each program since then, and of all: it depends less than seconds on what else runs."""
+    used = {name: round((now - before.get(name, 0.0)) / jobs, 4) for name, now in it.cpu_seconds().items()}
+    return used | {"all": round(sum(used.values()), 4)}
 
 
 async def _extractions(api: Client, scene: Scene, jobs: int, bundles: int) -> float:
