@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from extraction_worker.errors import Interrupted, SinkUnavailable, SourceUnavailable, VerificationFailed
+from extraction_worker.errors import Interrupted, SinkUnavailable, SourceBusy, SourceUnavailable, VerificationFailed
 from extraction_worker.model import Chunk, ChunkResult, Verification, WholeRead
 from extraction_worker.stream.workers import RETRIES, run_chunks
 
@@ -129,3 +129,28 @@ def test_a_run_that_is_stopped_before_it_starts_extracts_nothing():
     with pytest.raises(Interrupted):
         run()
     assert run.results == []
+
+
+def test_a_chunk_that_waits_for_a_connection_waits_as_often_as_it_takes():
+    answers = [SourceBusy("full")] * (3 * RETRIES) + [SourceUnavailable("gone")] * RETRIES + [SourceBusy("full"), None]
+
+    def extract(chunk):
+        answer = answers.pop(0)
+        if answer is not None:
+            raise answer
+        return result_of(chunk)
+
+    run = Run(extract, threads=1)
+    run(CHUNKS[:1])
+    assert [result.chunk for result in run.results] == [0]
+    assert len(run.retries) == 4 * RETRIES + 1
+
+
+def test_a_stop_ends_the_waiting_for_a_connection():
+    def extract(chunk):
+        run.stop()
+        raise SourceBusy("full")
+
+    run = Run(extract, threads=1)
+    with pytest.raises(SourceBusy):
+        run(CHUNKS[:1])
