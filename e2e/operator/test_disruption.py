@@ -37,13 +37,6 @@ def test_an_evicted_lead_begins_anew_where_that_is_declared(job: Job, store: Sto
     assert staging(store, bucket) == []
 
 
-def test_a_worker_out_of_memory_shrinks_and_succeeds(job: Job) -> None:
-    # Enough for the process, and not for what it would like to keep in flight at first.
-    resources = {"requests": {"memory": "150Mi"}, "limits": {"memory": "150Mi"}}
-    job = job.apply(podTemplate={"resources": resources}, parallelism=1)
-    assert job.succeed(seconds=240)["rows"] == ROWS
-
-
 def test_an_operator_killed_at_any_moment_goes_on_where_things_stand(job: Job, operator: Operator) -> None:
     job = job.apply()
     for phase in ("Planning", "Running", "Publishing"):
