@@ -174,7 +174,10 @@ def _load(postgres: Postgres) -> None:
 def _operator(cluster: Cluster) -> Iterator[None]:
     """Use the operator that is installed, or install one for a while: two would get into each other's way."""
     choice = "--selector=app.kubernetes.io/name=extraction-operator"
-    if cluster.get_all("deployments", "--all-namespaces", choice):
+    if installed := cluster.get_all("deployments", "--all-namespaces", choice):
+        if not any(found.get("status", {}).get("availableReplicas") for found in installed):
+            where = ", ".join(found["metadata"]["namespace"] for found in installed)
+            raise RuntimeError(f"The operator of namespace {where} isn't available: mend or uninstall it first.")
         yield
         return
 
