@@ -54,7 +54,7 @@ class Children:
         options = {
             "apiVersion": "v1",
             "kind": "DeleteOptions",
-            # The default of Jobs orphans their pods. Not Background: a Job that goes before its pods leaves nobody to ask
+            # The default of Jobs orphans their pods. Background would let a Job go before them, and leave nobody to ask
             # whether they still run.
             "propagationPolicy": "Foreground",
             "preconditions": {"uid": action.uid},
