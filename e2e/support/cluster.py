@@ -51,7 +51,7 @@ class Cluster:
         try:
             yield self.within(name)
         finally:
-            self.kubectl("delete", "namespace", name, "--wait=false")
+            self.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
     def acting_as(self, user: str) -> "Cluster":
         """Return the same cluster, where another user asks."""
