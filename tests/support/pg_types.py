@@ -74,8 +74,8 @@ class TypesDatabase:
         )  # fmt: skip
 
     def batches(self, select: str, *, batch_bytes: int = BATCH_BYTES) -> Iterator[pa.RecordBatch]:
-        """Read a SELECT by COPY."""
-        return read_copy(self.truth, select, batch_bytes=batch_bytes, tick=lambda: None)
+        """Read a SELECT by COPY, to its end: a test that stops in the middle must not keep the connection busy."""
+        return iter(list(read_copy(self.truth, select, batch_bytes=batch_bytes, tick=lambda: None)))
 
     def extract(
         self, relation: str, columns: Sequence[ColumnPlan], on_unrepresentable: OnUnrepresentable = "Fail", **how: int

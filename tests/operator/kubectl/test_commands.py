@@ -147,12 +147,13 @@ def test_ctrl_c_ends_the_watching_with_130(tmp_path: Path) -> None:
     program.chmod(0o755)
     watching = subprocess.Popen(
         [sys.executable, "-c", "from extraction_operator.kubectl.commands import main; main()", "watch", "orders"],
-        env=os.environ | {"KUBECTL": str(program)}, stderr=subprocess.PIPE,
+        env=os.environ | {"KUBECTL": str(program)}, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     while not ready.exists():
         assert watching.poll() is None
         os.sched_yield()
-    watching.send_signal(signal.SIGINT)
+    # As a terminal does it: every process of the group gets the signal.
+    os.killpg(watching.pid, signal.SIGINT)
     _, err = watching.communicate(timeout=20)
     assert watching.returncode == 130
     assert err == b""
