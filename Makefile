@@ -35,8 +35,8 @@ test: $(READY)  ## Run the tests, with branch coverage
 	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 check: $(READY)  ## Lint, types, import rules, generated files
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check --no-cache .
+	$(BIN)/ruff format --no-cache --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m extraction_contract.crd --check

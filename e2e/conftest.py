@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
 from e2e.node.images import busybox
 from e2e.support.charts import Helm
 from e2e.support.cluster import HOST_NAME, Cluster

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.support.api import Answer, Api, api_of
-from e2e.support.cluster import Cluster
 
 from contract.cases import Case, Refusal, Update, cases, merged, updates
+from e2e.support.api import Answer, Api, api_of
+from e2e.support.cluster import Cluster
 from extraction_contract.models import DataSource, ExtractionJob
 
 CRDS = Path(__file__).parents[1] / "crds"

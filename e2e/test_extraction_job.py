@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from e2e.support.cluster import HOST_NAME, Cluster, has_condition
 from e2e.support.extraction import CLAIM, Extraction, claim
 from e2e.support.pods import RESTRICTED
 from e2e.support.servers import Postgres, Store
-
 from extraction_worker.demo.dataset import load_records
 
 ROWS = 200_000

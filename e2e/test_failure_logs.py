@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import yaml
+
 from e2e.support.cluster import Cluster
 
 HERE = Path(__file__).parent

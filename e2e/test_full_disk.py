@@ -1,10 +1,10 @@
 """A volume without space: the documented end, and nothing that a reader could take for a result."""
 
 import pytest
+
 from e2e.support.cluster import HOST_NAME, Cluster
 from e2e.support.extraction import CLAIM, Extraction
 from e2e.support.servers import Postgres
-
 from extraction_worker.errors import SinkFull
 
 # What is left in the volume is told behind the run's own last words; the Job sees the run's exit code.

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from e2e.support.charts import Helm, HelmFailed
 from e2e.support.cluster import Cluster
 from e2e.support.pods import BUSYBOX

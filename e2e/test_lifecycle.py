@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+
 from e2e.node.processes import Process
 from e2e.node.requirements import cgroup_roots
 from e2e.node.state import existing, state_root

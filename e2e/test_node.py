@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from e2e.support.cluster import HOST_NAME, Cluster, Object, Refused, has_condition, has_ended, is_ready
 from e2e.support.extraction import claim
 from e2e.support.host import web_server
