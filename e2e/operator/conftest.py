@@ -1,4 +1,4 @@
-"""The operator, installed by its chart once for all tests of this folder, and jobs for it."""
+"""The operator, installed by its chart for the tests of this folder and for no other, and jobs for it."""
 
 import uuid
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Operator:
         )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def operator(
     cluster: Cluster, helm_program: Path, operator_image: str, extractor_image: str,
     tmp_path_factory: pytest.TempPathFactory,
