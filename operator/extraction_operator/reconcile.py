@@ -14,9 +14,8 @@ from extraction_operator.cluster.lookups import Lookups
 from extraction_operator.cluster.status import Draft, Statuses
 from extraction_operator.cluster.warnings import Warnings
 from extraction_operator.dispatch import Dispatch
+from extraction_operator.plan.admission import wants_budget
 from extraction_operator.plan.budget import Budget, claim_of
-from extraction_operator.plan.conditions import find
-from extraction_operator.plan.facts import FINAL
 from extraction_operator.plan.job import decide_job
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.source import decide_source
@@ -157,7 +156,7 @@ class Reconciler:
         self, key: Key, job: ExtractionJob, source: DataSource | None, jobs: tuple[ChildJob, ...], now: datetime
     ) -> Grant:
         """Ask for a part of the budget, or give it back."""
-        if source is None or not _wants_budget(job, source, jobs, now):
+        if source is None or not wants_budget(job, source, jobs, now):
             if group := self._budget.release(key):
                 self._dispatch.wake_group(group)
             return Grant(admitted=False, reason="It doesn't want to begin.")
@@ -247,24 +246,3 @@ class Reconciler:
 def _asked(actions: tuple[Action, ...]) -> tuple[str, ...]:
     """Return the names of children whose events a decision wants to know."""
     return tuple(name for action in actions if isinstance(action, LookForWarnings) for name in action.names)
-
-
-def _wants_budget(job: ExtractionJob, source: DataSource, jobs: tuple[ChildJob, ...], now: datetime) -> bool:
-    """Whether a job has connections, or would begin if it got some."""
-    if any(child.active or child.terminating for child in jobs):
-        return True
-    if job.status.phase in FINAL:
-        return False
-    if job.status.phase not in {None, "Pending"} or jobs:
-        return True
-    ready = find(source.status.conditions, "Ready")
-    later = job.status.next_attempt_time
-    return (
-        job.metadata.deletion_timestamp is None
-        and not job.spec.cancel
-        and not job.spec.suspend
-        and ready is not None
-        and ready.status == "True"
-        and source.status.observed_generation >= source.metadata.generation
-        and (later is None or later <= now)
-    )

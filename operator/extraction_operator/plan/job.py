@@ -6,9 +6,9 @@ view that is known to be stale. How an attempt ends is in :mod:`extraction_opera
 
 from datetime import timedelta
 
-from extraction_contract.models import DataSource
 from extraction_contract.status import ProgressStatus
-from extraction_operator.plan import conditions, indexes
+from extraction_operator.plan import indexes
+from extraction_operator.plan.admission import NO_SOURCE, hindrance
 from extraction_operator.plan.causes import find_ending
 from extraction_operator.plan.conditions import in_progress
 from extraction_operator.plan.draft import Draft, unchanged
@@ -32,7 +32,6 @@ from extraction_operator.plan.waiting import explain
 
 _LONGEST_INDEXES = 512
 _CANT_START = "PodCannotStart"
-_NO_SOURCE = "SourceNotFound"
 _COLLECTED = timedelta(seconds=60)
 """Within this time Kubernetes has collected what was owned by what is gone."""
 
@@ -141,21 +140,16 @@ class _Deciding:
     def pending(self) -> None:
         self.draft.change(phase="Pending", attempt=self.facts.attempt)
         source = self.seen.source
-        if source is None or source.metadata.deletion_timestamp is not None:
-            name = self.spec.data_source_ref.name
-            self.wait(_NO_SOURCE, f"There is no DataSource {name} in the namespace.")
-        elif (problem := _source_problem(source)) is not None:
-            self.wait("SourceNotReady", f"DataSource {source.metadata.name} isn't ready: {problem}")
-        elif self.spec.suspend:
-            self.wait("Suspended", "spec.suspend is true: the job hasn't begun.")
-        elif self.status.next_attempt_time is not None and self.status.next_attempt_time > self.seen.now:
-            # The reason of the failure stays where it was said.
-            self.draft.again_at(self.status.next_attempt_time)
+        found = hindrance(self.seen.job, source, self.seen.now)
+        if found is not None and found.until is not None:
+            self.draft.again_at(found.until)
+        elif found is not None:
+            self.wait(found.reason, found.message)
         elif not self.seen.grant.admitted:
             self.wait("WaitingForBudget", self.seen.grant.reason)
         elif not self.facts.protected:
             self.draft.act(AddFinalizer())
-        else:
+        elif source is not None:  # or there would be a hindrance
             self.draft.act(Maker(self.facts, source).lead())
 
     def wait(self, reason: str, message: str) -> None:
@@ -238,7 +232,7 @@ class _Deciding:
         if self.facts.older_workers:
             return  # it is being deleted in this very decision
         if source is None:
-            self.wait(_NO_SOURCE, "The DataSource was deleted: no worker can be made.")
+            self.wait(NO_SOURCE, "The DataSource was deleted: no worker can be made.")
             return
         self.draft.act(Maker(self.facts, source).workers(lead, plan))
 
@@ -282,15 +276,7 @@ class _Deciding:
                 self.draft.say(in_progress(_CANT_START, found.text))
         elif found.ask:
             self.draft.act(LookForWarnings(found.ask))
-        elif self.draft.reason() in {_CANT_START, _NO_SOURCE} and not found.waiting and not self.draft.said:
+        elif self.draft.reason() in {_CANT_START, NO_SOURCE} and not found.waiting and not self.draft.said:
             self.draft.say(in_progress("Started", "The pods have started."))
         if found.waiting:
             self.draft.again_in(self.settings.explain_after)
-
-
-def _source_problem(source: DataSource) -> str | None:
-    """Return why a source can't be read now; None when it can."""
-    ready = conditions.find(source.status.conditions, "Ready")
-    if ready is None or source.status.observed_generation < source.metadata.generation:
-        return "it hasn't been checked yet."
-    return None if ready.status == "True" else ready.message
