@@ -49,6 +49,15 @@ class Message(Contract):
             raise ValueError(f"A message of {len(text)} bytes: {MAX_BYTES} is the most.")
         return text
 
+    @classmethod
+    def of(cls, text: str) -> Self | None:
+        """Return the message of this kind in ``text``; None when it is anything else."""
+        try:
+            found = decode(text)
+        except NotAMessage:
+            return None
+        return found if isinstance(found, cls) else None
+
 
 class PlanMessage(Message, PlanStatus):
     """*plan* has ended: how the table is split. The plan itself is in staging."""
@@ -165,15 +174,6 @@ class FailureMessage(Message):
                 # Characters beyond ASCII take more than one byte each, so a cut may have to be repeated.
                 kept = len(shown.message) * 9 // 10
                 shown = self.model_copy(update={"message": f"{self.message[:kept]}…"})
-
-    @classmethod
-    def of(cls, text: str) -> Self | None:
-        """Return the failure in ``text``; None when it is anything else."""
-        try:
-            found = decode(text)
-        except NotAMessage:
-            return None
-        return found if isinstance(found, cls) else None
 
 
 _KINDS: dict[str, type[Message]] = {

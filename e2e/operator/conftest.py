@@ -27,7 +27,6 @@ class Operator:
 
     cluster: Cluster
     helm: Helm
-    release: str = "extraction"
 
     def restart_hard(self) -> None:
         """Kill every replica at once, without a word."""

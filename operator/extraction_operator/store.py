@@ -217,7 +217,7 @@ class Store:
                 self._keep(Key(raw["metadata"]["namespace"], raw["metadata"]["name"]), brief.document)
             return uid, brief
         if kind == DATA_SOURCE:
-            return uid, parse.parse_source(parse.as_document(raw))
+            return uid, parse.parse_own(DataSource, parse.as_document(raw))
         if kind == JOB:
             return parse.owner_uid(raw), parse.parse_child(raw)
         pod = parse.parse_pod(raw)
@@ -225,8 +225,8 @@ class Store:
         return parse.owner_uid(raw), pod if parse.is_of_interest(pod) else None
 
     def _keep(self, key: Key, document: bytes) -> ExtractionJob:
-        """Parse a job, and keep it for a while; raise what :func:`parse.parse_job` raises."""
-        found = parse.parse_job(document)
+        """Parse a job, and keep it for a while; raise what :func:`parse.parse_own` raises."""
+        found = parse.parse_own(ExtractionJob, document)
         self._parsed[key] = (document, found)
         self._parsed.move_to_end(key)
         if len(self._parsed) > _PARSED:

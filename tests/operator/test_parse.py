@@ -4,15 +4,15 @@ from datetime import UTC, datetime
 
 import pytest
 
+from extraction_contract.models import DataSource, ExtractionJob
 from extraction_operator.cluster.parse import (
     UnreadableError,
     as_document,
     is_of_interest,
     owner_uid,
     parse_child,
-    parse_job,
+    parse_own,
     parse_pod,
-    parse_source,
 )
 from extraction_operator.plan.values import Container, Ending, Role
 from support.objects import CREATED, child, condition, data_source, extraction_job, pod
@@ -27,20 +27,20 @@ def test_a_job_is_read_without_what_nobody_reads():
     document = as_document(raw)
     assert b"managedFields" not in document
     assert len(document) < 500
-    job = parse_job(document)
+    job = parse_own(ExtractionJob, document)
     assert (job.metadata.uid, job.metadata.annotations) == ("uid-of-orders", {"team": "a"})
     assert job.status.observed_generation == -1
 
 
 def test_a_source_is_read():
-    assert parse_source(as_document(data_source(ready=True))).status.checks == 1
+    assert parse_own(DataSource, as_document(data_source(ready=True))).status.checks == 1
 
 
-@pytest.mark.parametrize(("parse", "raw"), [(parse_job, extraction_job()), (parse_source, data_source())])
-def test_what_doesnt_follow_the_contract_is_named_by_its_field_and_not_by_its_value(parse, raw):
+@pytest.mark.parametrize(("model", "raw"), [(ExtractionJob, extraction_job()), (DataSource, data_source())])
+def test_what_doesnt_follow_the_contract_is_named_by_its_field_and_not_by_its_value(model, raw):
     raw["spec"]["invention"] = "secret"
     with pytest.raises(UnreadableError) as caught:
-        parse(as_document(raw))
+        parse_own(model, as_document(raw))
     assert "spec.invention" in str(caught.value)
     assert "secret" not in str(caught.value)
 

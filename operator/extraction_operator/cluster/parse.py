@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pydantic_core
 from pydantic import ValidationError
@@ -12,6 +12,7 @@ from extraction_operator.plan.names import ATTEMPT, CHECK, GENERATION, NUMBER, O
 from extraction_operator.plan.values import ChildJob, Container, Ending, Pod, Role
 
 Raw = Mapping[str, Any]
+_Own = TypeVar("_Own", ExtractionJob, DataSource)
 
 _METADATA = frozenset(
     {
@@ -40,8 +41,8 @@ def as_document(raw: Raw) -> bytes:
     return pydantic_core.to_json({**raw, "metadata": metadata})
 
 
-def parse_job(document: bytes) -> ExtractionJob:
-    """Return an ExtractionJob.
+def parse_own(model: type[_Own], document: bytes) -> _Own:
+    """Return an object of one of our own kinds.
 
     Raises
     ------
@@ -49,21 +50,7 @@ def parse_job(document: bytes) -> ExtractionJob:
         It doesn't follow the contract; the message names the field, never a value.
     """
     try:
-        return ExtractionJob.model_validate_json(document, by_alias=True, by_name=False)
-    except ValidationError as error:
-        raise UnreadableError(_explain(error)) from None
-
-
-def parse_source(document: bytes) -> DataSource:
-    """Return a DataSource.
-
-    Raises
-    ------
-    UnreadableError
-        It doesn't follow the contract; the message names the field, never a value.
-    """
-    try:
-        return DataSource.model_validate_json(document, by_alias=True, by_name=False)
+        return model.model_validate_json(document, by_alias=True, by_name=False)
     except ValidationError as error:
         raise UnreadableError(_explain(error)) from None
 

@@ -3,15 +3,13 @@
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import Literal, TypeVar
+from typing import Literal
 
-from extraction_contract.messages import CleanMessage, Message, NotAMessage, PlanMessage, PublishMessage, decode
+from extraction_contract.messages import CleanMessage, PlanMessage, PublishMessage
 from extraction_contract.status import PlanStatus
 from extraction_operator.plan.conditions import shorten
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.values import FINALIZER, ChildJob, Ending, ObservedJob, Pod, Role
-
-_M = TypeVar("_M", bound=Message)
 
 FINAL = frozenset({"Succeeded", "Failed", "Cancelled"})
 BEGUN = frozenset({"Planning", "Running", "Suspended", "Publishing"})
@@ -112,7 +110,7 @@ class Facts:
     def planned(self) -> PlanMessage | None:
         """What *plan* said."""
         pod = self.lead_pod
-        return _said(pod, "plan", PlanMessage) if pod is not None else None
+        return pod.said("plan", PlanMessage) if pod is not None else None
 
     @cached_property
     def plan(self) -> PlanStatus | None:
@@ -125,17 +123,17 @@ class Facts:
     def published(self) -> PublishMessage | None:
         """What *publish* said, or *clean* found out about it."""
         for pod in self.pods(Role.LEAD):
-            if (message := _said(pod, "publish", PublishMessage)) is not None:
+            if (message := pod.said("publish", PublishMessage)) is not None:
                 return message
         for pod in self.pods(Role.CLEAN):
-            if (message := _said(pod, "clean", PublishMessage)) is not None:
+            if (message := pod.said("clean", PublishMessage)) is not None:
                 return message
         return None
 
     @cached_property
     def cleaned(self) -> bool:
         """Whether *clean* said that nothing is left."""
-        return any(_said(pod, "clean", CleanMessage) is not None for pod in self.pods(Role.CLEAN))
+        return any(pod.said("clean", CleanMessage) is not None for pod in self.pods(Role.CLEAN))
 
     @cached_property
     def barred(self) -> bool:
@@ -203,14 +201,3 @@ def _never_has_pods(job: ChildJob) -> bool:
 def ended_well(job: ChildJob | None) -> bool:
     """Whether a Job is complete."""
     return job is not None and job.ending is Ending.COMPLETE
-
-
-def _said(pod: Pod, container: str, kind: type[_M]) -> _M | None:
-    found = pod.container(container)
-    if found is None or not found.message or found.exit_code != 0:
-        return None
-    try:
-        message = decode(found.message)
-    except NotAMessage:
-        return None
-    return message if isinstance(message, kind) else None

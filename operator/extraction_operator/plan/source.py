@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from extraction_contract.messages import CheckMessage, NotAMessage, decode
+from extraction_contract.messages import CheckMessage
 from extraction_contract.source import ServerStatus
 from extraction_operator.plan import children, conditions, names
 from extraction_operator.plan.conditions import State, in_progress
@@ -21,7 +21,6 @@ from extraction_operator.plan.values import (
     Event,
     LookForWarnings,
     ObservedSource,
-    Pod,
     RemoveFinalizer,
     Role,
     SourceDecision,
@@ -109,7 +108,7 @@ class _Deciding:
     def look(self, check: ChildJob) -> None:
         """Read what the check found, if it has."""
         pods = [pod for pod in self.seen.pods if pod.job_uid == check.uid]
-        found = next((message for pod in pods if (message := _found(pod)) is not None), None)
+        found = next((message for pod in pods if (message := pod.said("check", CheckMessage)) is not None), None)
         failure = next((failure for pod in pods if (failure := of_pod(pod)) is not None), None)
         now = self.seen.now
         if found is not None:
@@ -176,7 +175,7 @@ class _Deciding:
             State("Ready", holds=True, reason="Connected", message=message),
             State("Reconciling", holds=False, reason="Connected"),
             State("Stalled", holds=False, reason="Connected"),
-            State("ReadOnly", not found.can_write, "RoleCanWrite", writes)
+            State("ReadOnly", holds=False, reason="RoleCanWrite", message=writes)
             if found.can_write
             else State("ReadOnly", holds=True, reason="RoleReadsOnly"),
         )
@@ -217,14 +216,3 @@ class _Deciding:
             urgent=checked,
             again_at=self.again_at,
         )
-
-
-def _found(pod: Pod) -> CheckMessage | None:
-    container = pod.container("check")
-    if container is None or container.exit_code != 0:
-        return None
-    try:
-        message = decode(container.message)
-    except NotAMessage:
-        return None
-    return message if isinstance(message, CheckMessage) else None

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
+from extraction_contract.messages import Message
 from extraction_contract.models import DataSource, ExtractionJob
 from extraction_contract.source import DataSourceStatus
 from extraction_contract.status import ExtractionJobStatus
+
+_M = TypeVar("_M", bound=Message)
 
 FINALIZER = "extraction-operator.io/cleanup"
 """On an ExtractionJob from before its first pod until nothing of it can be left in staging; on a DataSource from
@@ -137,6 +140,11 @@ class Pod:
     def container(self, name: str) -> Container | None:
         """Return the container of that name."""
         return next((found for found in self.containers if found.name == name), None)
+
+    def said(self, container: str, kind: type[_M]) -> _M | None:
+        """Return the message of a kind with which a container ended well; None where it hasn't, or said another."""
+        found = self.container(container)
+        return kind.of(found.message) if found is not None and found.exit_code == 0 else None
 
 
 @dataclass(frozen=True)
