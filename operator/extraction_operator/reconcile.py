@@ -39,7 +39,7 @@ from extraction_operator.plan.values import (
 )
 from extraction_operator.store import Parent, Ref
 
-_REFUSED = frozenset({400, 403, 422})
+_FORBIDDEN = 403
 
 
 class Observer(Protocol):
@@ -234,7 +234,7 @@ class Reconciler:
             if isinstance(error, ApiError) and "NamespaceTerminating" in error.causes:
                 # Pods go first; the objects that own them aren't deleted before.
                 self._hands.lookups.note_terminating(key.namespace)
-            elif isinstance(error, ForeignObjectError) or error.status in _REFUSED:
+            elif isinstance(error, ForeignObjectError) or error.is_invalid or error.status == _FORBIDDEN:
                 # A quota, an admission policy, a name that is taken: only people can help, so tell them.
                 message = f"Job {action.name} can't be created: {error}"
                 self._hands.events.add(About(kind, key, uid), Event("ChildRefused", message, warning=True))
