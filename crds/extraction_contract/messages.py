@@ -21,6 +21,9 @@ MAX_BYTES = 2000
 TERMINAL_EXIT_CODES = range(10, 40)
 """Exit codes of errors that repeating the same work can't help; docs/exit-codes.md names each."""
 
+SNAPSHOT_EXIT_CODES = {22: "SnapshotLost", 24: "SourceInDanger"}
+"""Exit codes and reasons of errors that end the snapshot, which ``snapshot.onLoss`` is about."""
+
 _VERSION = 1
 
 

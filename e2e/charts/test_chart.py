@@ -93,7 +93,8 @@ def test_jobs_run_on_through_an_upgrade_and_a_rollback(
     children = uids(first)
     release.upgrade("ours", CHART, values | {"settings": {"logLevel": "debug"}}, TAKE)
     assert before.isdisjoint(pod["metadata"]["uid"] for pod in operator_pods(restricted))
-    assert uids(first) == children
+    # None was made anew; those of a job that has ended meanwhile are gone.
+    assert uids(first) <= children
     assert first.succeed(180)["rows"] == ROWS
     assert first.status["attempt"] == 1
 
@@ -102,7 +103,7 @@ def test_jobs_run_on_through_an_upgrade_and_a_rollback(
     release("rollback", "ours", "1", "--wait", "--timeout=2m")
     arguments = restricted.get("deployment", "ours-extraction-operator")["spec"]["template"]["spec"]["containers"][0]
     assert "--log-level=info" in arguments["args"]
-    assert uids(second) == children
+    assert uids(second) <= children
     assert second.succeed(180)["rows"] == ROWS
     assert second.status["attempt"] == 1
 

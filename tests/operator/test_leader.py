@@ -147,6 +147,20 @@ def test_the_time_counts_from_the_begin_of_a_renewal(world: World):
     asyncio.run(scenario())
 
 
+def test_a_lease_that_was_taken_without_an_answer_is_taken_up_at_once(world: World):
+    async def scenario() -> None:
+        a, b = Replica(world, "a"), Replica(world, "b")
+        world.failures = ["lost"]
+        began = world.now
+        await a.elector.acquire()
+        assert world.now - began <= Timing().retry
+        assert world.record.holder == "a"
+        assert a.until > world.now
+        assert not await b.elector.try_acquire()
+
+    asyncio.run(scenario())
+
+
 def test_a_renewal_whose_answer_was_lost_is_recognised_as_ours(world: World):
     async def scenario() -> None:
         a = Replica(world, "a")

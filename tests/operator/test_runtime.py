@@ -203,7 +203,7 @@ def test_a_source_that_cant_get_its_pod_says_why():
 def test_the_lease_passes_from_one_to_the_next_and_a_standby_is_ready():
     async def scenario(kube: Kube) -> None:
         # Long enough for a busy machine to renew it, short enough to wait until it expires.
-        timing = Timing(5.0, 4.0, 0.1)
+        timing = Timing(4.0, 3.0, 0.5)
         async with operator(kube, election=Election(LEASE_KEY, "b", timing)) as second:
             await until(lambda: kube.has(LEASE, "default", "extraction-operator"))
             async with operator(kube, election=Election(LEASE_KEY, "c", timing)) as standby:

@@ -2,7 +2,16 @@
 
 import pytest
 
-from extraction_worker.errors import AuthenticationFailed, SourceUnavailable, Terminal, Transient, scrub
+from extraction_contract.messages import SNAPSHOT_EXIT_CODES
+from extraction_worker.errors import (
+    AuthenticationFailed,
+    SnapshotLost,
+    SourceInDanger,
+    SourceUnavailable,
+    Terminal,
+    Transient,
+    scrub,
+)
 from extraction_worker.report import exit_codes
 
 
@@ -61,3 +70,8 @@ def test_the_page_of_exit_codes_is_written_and_checked(tmp_path, monkeypatch, ca
     (tmp_path / "docs" / "exit-codes.md").write_text("old")
     assert exit_codes.main(["--check"]) == 1
     assert "make generate" in capsys.readouterr().err
+
+
+def test_the_contract_knows_the_exit_codes_of_a_lost_snapshot():
+    codes = {kind.exit_code: kind.reason for kind in (SnapshotLost, SourceInDanger)}
+    assert codes == SNAPSHOT_EXIT_CODES

@@ -188,7 +188,9 @@ class Elector:
         found = await self._leases.read()
         if found != self._seen:
             self._seen, self._seen_at = found, self._clock()
-        if found is not None and found.holder and self._clock() < self._seen_at + found.duration:
+        # With our own name it is our own write, whose answer was lost: nobody else has that name, ever.
+        others = found is not None and found.holder not in {"", self._identity}
+        if found is not None and others and self._clock() < self._seen_at + found.duration:
             return False
         now = _wall()
         transitions = 0 if found is None else found.transitions + 1

@@ -52,7 +52,8 @@ def _of_workers(facts: Facts) -> Cause | None:
     if workers is None or workers.ending is not Ending.FAILED:
         return None
     found, known = of_workers(workers, facts.pods(Role.WORK)), of_job(workers)
-    if found is None or (known.kind is Kind.TERMINAL and found.kind in {Kind.TRANSIENT, Kind.DISRUPTION}):
+    by_policy = known.kind in {Kind.TERMINAL, Kind.SNAPSHOT}
+    if found is None or (by_policy and found.kind in {Kind.TRANSIENT, Kind.DISRUPTION}):
         # The pod that failed it hasn't been heard yet.
         if not facts.since(workers.ended_at, facts.settings.last_words):
             return Cause(wait=facts.settings.busy_poll)

@@ -1,15 +1,16 @@
 """Why an attempt ended without a result, read from what Kubernetes and the pods' last words say."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
-from extraction_contract.messages import FailureMessage
+from extraction_contract.messages import SNAPSHOT_EXIT_CODES, FailureMessage
 from extraction_operator.plan import indexes
 from extraction_operator.plan.values import ChildJob, Container, Pod
 
-SNAPSHOT_REASONS = frozenset({"SnapshotLost", "SourceInDanger"})
-"""Reasons that ``snapshot.onLoss`` is about."""
+_EXIT_CODE = re.compile(r"\bexit code (\d+)\b")
+"""In the message of a Job that a pod failure policy has failed, as the Job controller words it."""
 
 INTERRUPTED = "Interrupted"
 """The reason that a pod gives when it was asked to stop."""
@@ -42,7 +43,7 @@ class Failure:
 
 def from_message(found: FailureMessage) -> Failure:
     """Return the failure that a pod told."""
-    if found.reason in SNAPSHOT_REASONS:
+    if found.reason in SNAPSHOT_EXIT_CODES.values():
         kind = Kind.SNAPSHOT
     elif found.transient:
         kind = Kind.TRANSIENT
@@ -97,9 +98,15 @@ def of_job(job: ChildJob) -> Failure:
     detail = f": {job.ending_message}" if job.ending_message else "."
     if job.ending_reason == "DeadlineExceeded":
         return Failure(Kind.TERMINAL, "DeadlineExceeded", f"Job {job.name} took longer than it may{detail}")
-    # A terminal exit code fails the Job by its policy, also where the pod is gone before its words were read.
-    kind = Kind.TERMINAL if job.ending_reason == "PodFailurePolicy" else Kind.TRANSIENT
-    return Failure(kind, job.ending_reason or "JobFailed", f"Job {job.name} failed{detail}")
+    text = f"Job {job.name} failed{detail}"
+    if job.ending_reason != "PodFailurePolicy":
+        return Failure(Kind.TRANSIENT, job.ending_reason or "JobFailed", text)
+    # A terminal exit code fails the Job by its policy, also where the pod is gone before its words were read: one that
+    # was being deleted as its Job was suspended, say.
+    code = _EXIT_CODE.search(job.ending_message)
+    if code is not None and (reason := SNAPSHOT_EXIT_CODES.get(int(code[1]))) is not None:
+        return Failure(Kind.SNAPSHOT, reason, text)
+    return Failure(Kind.TERMINAL, job.ending_reason, text)
 
 
 def _by_whom(pod: Pod) -> str:

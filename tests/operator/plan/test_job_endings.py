@@ -2,7 +2,7 @@
 
 import pytest
 
-from extraction_contract.messages import CleanMessage, FailureMessage
+from extraction_contract.messages import SNAPSHOT_EXIT_CODES, CleanMessage, FailureMessage
 from extraction_contract.models import PodTemplate
 from extraction_operator.plan.values import (
     FINALIZER,
@@ -149,6 +149,19 @@ def test_a_job_whose_words_never_come_fails_by_what_its_job_says():
     decision = finish(world)
     assert decision.status.phase == "Failed"
     assert ready(decision)[0] == "PodFailurePolicy"
+
+
+@pytest.mark.parametrize(("code", "reason"), SNAPSHOT_EXIT_CODES.items())
+def test_a_snapshot_that_ended_is_known_by_the_exit_code_where_the_pod_is_gone(code: int, reason: str):
+    world = World.working(snapshot={"onLoss": "Restart"})
+    fail_workers(world, pod=False)
+    text = f"Container work for pod default/orders-work-3 failed with exit code {code} matching FailJob rule at index 0"
+    world.change_job(Role.WORK, ending_message=text)
+    world.step()
+    world.pass_time(SETTINGS.last_words)
+    decision = finish(world)
+    assert (decision.status.phase, decision.status.attempt) == ("Pending", 2)
+    assert ready(decision)[0] == reason
 
 
 def test_an_index_that_recovered_isnt_blamed():
