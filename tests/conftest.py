@@ -108,6 +108,14 @@ def database18(postgres18: PostgresServer) -> Iterator[Database]:
     value.drop()
 
 
+@pytest.fixture(scope="module")
+def shared18(postgres18: PostgresServer) -> Iterator[Database]:
+    """A database on PostgreSQL 18 for all tests of a file that only read what the file put into it."""
+    value = Database(postgres18)
+    yield value
+    value.drop()
+
+
 class S3Server:
     """A real S3 server process (moto) on loopback, with a fresh bucket for each test."""
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, LiteralString, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
-from pydantic.alias_generators import to_camel
+from pydantic.alias_generators import to_camel, to_snake
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
@@ -153,20 +153,30 @@ class Schema:
         return result
 
 
-def _unique(value: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(value)) != len(value):
-        raise PydanticCustomError("duplicate", "an item is there twice")
-    return value
-
-
 @dataclass(frozen=True)
 class Unique:
-    """Annotates a tuple of strings: no item twice (``x-kubernetes-list-type: set``)."""
+    """Annotates a tuple: no item twice (``x-kubernetes-list-type: set``).
+
+    Parameters
+    ----------
+    key
+        The camelCase field that tells items which are objects apart (``map`` with this key); None for plain strings.
+    """
+
+    key: str | None = None
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(_unique, handler(source))
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         result = handler(schema)
-        result["x-kubernetes-list-type"] = "set"
+        result["x-kubernetes-list-type"] = "set" if self.key is None else "map"
+        if self.key is not None:
+            result["x-kubernetes-list-map-keys"] = [self.key]
         return result
+
+    def _check(self, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        items = value if self.key is None else [getattr(item, to_snake(self.key)) for item in value]
+        if len(set(items)) != len(items):
+            raise PydanticCustomError("duplicate", "an item is there twice")
+        return value

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from extraction_contract.base import API_VERSION, Contract, Matches, Rule, Unique
+from extraction_contract.mask import ColumnName, Mask
 from extraction_contract.meta import Metadata
 from extraction_contract.pod import PodTemplate
 from extraction_contract.scalars import Bytes, Duration, Lasts, ObjectName, Quantity
@@ -14,11 +15,6 @@ from extraction_contract.status import ExtractionJobStatus
 
 _IDENTIFIER = r'([A-Za-z_][A-Za-z0-9_$]*|"([^"\x00-\x1f\x7f]|"")+")'
 SQL = Annotated[str, Field(min_length=1, max_length=32768), Matches(r"[^\x00]*", "must not contain the character NUL")]
-ColumnName = Annotated[
-    str,
-    Field(min_length=1, max_length=63),
-    Matches(r"[^\x00-\x1f\x7f]+", "must be the name of a column, without control characters"),
-]
 
 
 class DataSourceRef(Contract):
@@ -94,6 +90,8 @@ class ExtractionJobSpec(Contract):
     """Columns of ``table``, by their exact names; unset is all."""
     where: SQL | None = None
     """A predicate on the rows of ``table``."""
+    masks: Annotated[tuple[Mask, ...], Field(max_length=256), Unique("column")] = ()
+    """What is written in place of the values of columns, one mask for each at most."""
     on_unrepresentable: Literal["Fail", "String", "Null"] = "Fail"
     """What becomes of a value that the column's type in the file can't hold: the job fails, the whole column becomes
     text, or the value becomes null."""
@@ -157,6 +155,13 @@ class ExtractionJobSpec(Contract):
             "sourceProof is for verification Source",
             "!has(self.sourceProof) || self.verification == 'Source'",
             lambda self: self.source_proof is None or self.verification == "Source",
+        ),
+        Rule(
+            "partitioning.column",
+            "partitioning.column can't be masked: its values are the bounds of chunks",
+            "!has(self.partitioning.column) || !has(self.masks)"
+            " || !self.masks.exists(m, m.column == self.partitioning.column)",
+            lambda self: self.partitioning.column not in {mask.column for mask in self.masks},
         ),
         Rule("cancel", "cancel can't be taken back", "self.cancel || !oldSelf.cancel"),
         Rule("retry", "retry only grows", "self.retry >= oldSelf.retry"),

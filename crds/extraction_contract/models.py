@@ -10,6 +10,7 @@ from extraction_contract.job import (
     Snapshot,
     SourceProof,
 )
+from extraction_contract.mask import Mask, MaskKeyRef
 from extraction_contract.meta import CASecretRef, Condition, Metadata, SecretRef
 from extraction_contract.pod import PodTemplate, ResourceRequirements, Toleration
 from extraction_contract.scalars import Duration, Quantity
@@ -31,7 +32,7 @@ __all__ = [
     "API_VERSION", "DEFAULT_NAMESPACE", "GROUP", "VERSION",
     "CASecretRef", "Condition", "Connection", "Contract", "DataSource", "DataSourceRef", "DataSourceSpec",
     "DataSourceStatus", "Duration", "ExtractionJob", "ExtractionJobSpec", "ExtractionJobStatus", "FileFormat",
-    "Limits", "Metadata", "Partitioning", "PlanStatus", "PodTemplate", "Policy", "Pool", "ProgressStatus",
-    "Quantity", "ResourceRequirements", "ResultStatus", "Rule", "S3Sink", "Secret", "SecretRef", "ServerStatus", "Sink",
-    "Snapshot", "SourceProof", "Toleration", "VolumeSink",
+    "Limits", "Mask", "MaskKeyRef", "Metadata", "Partitioning", "PlanStatus", "PodTemplate", "Policy", "Pool",
+    "ProgressStatus", "Quantity", "ResourceRequirements", "ResultStatus", "Rule", "S3Sink", "Secret", "SecretRef",
+    "ServerStatus", "Sink", "Snapshot", "SourceProof", "Toleration", "VolumeSink",
 ]  # fmt: skip

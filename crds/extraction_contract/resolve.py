@@ -9,6 +9,7 @@ from typing import Protocol
 from pydantic import SecretStr
 
 from extraction_contract.load import Manifests, ObjectKey, object_key
+from extraction_contract.mask import MASK_KEY_BYTES
 from extraction_contract.models import DataSource, ExtractionJob, Secret
 from extraction_contract.problems import ManifestError, Origin, Problem
 
@@ -167,6 +168,23 @@ class ResolvedJob:
         value = self._get(reference.name, reference.key, self.job_origin, "spec.sink.s3.caSecretRef")
         return value.get_secret_value().encode()
 
+    def mask_keys(self) -> Mapping[str, SecretStr]:
+        """Return the keys of the masks that hash, by the column that each is for."""
+        keys: dict[str, SecretStr] = {}
+        for index, mask in enumerate(self.job.spec.masks):
+            reference = mask.key_secret_ref
+            if reference is None:
+                continue
+            path = f"spec.masks[{index}].keySecretRef"
+            found = self._get(reference.name, reference.key, self.job_origin, path)
+            if len(found.get_secret_value().encode()) < MASK_KEY_BYTES:
+                message = (
+                    f"Secret {reference.name}, key {reference.key}: a mask's key has {MASK_KEY_BYTES} bytes or more"
+                )
+                raise ManifestError([Problem(self.job_origin, path, message)])
+            keys[mask.column] = found
+        return keys
+
     def _get(self, name: str, key: str, origin: Origin, path: str) -> SecretStr:
         return _get(self.secrets, object_key(self.job).namespace, name, key, origin, path)
 
@@ -247,5 +265,5 @@ def resolve(job: ExtractionJob, manifests: Manifests, secrets_dir: Path | None =
         raise ManifestError([Problem(origin, "spec.dataSourceRef.name", message)])
     source_origin = manifests.origins["DataSource", source_key]
     resolved = ResolvedJob(job, source, LocalSecrets(manifests.secrets, secrets_dir), origin, source_origin)
-    _check([resolved.credentials, resolved.source_ca, resolved.s3_credentials, resolved.sink_ca])
+    _check([resolved.credentials, resolved.source_ca, resolved.s3_credentials, resolved.sink_ca, resolved.mask_keys])
     return resolved

@@ -114,6 +114,22 @@ class Policy(Contract):
     """Functions that ``query`` and ``where`` may call besides the built-in ones that only compute, as ``SCHEMA.NAME``,
     or ``NAME`` for one of pg_catalog. Being read-only doesn't stop a function that sends, locks or writes: name none
     of these."""
+    sensitive_columns: Annotated[
+        tuple[
+            Annotated[
+                str,
+                Field(min_length=1, max_length=127),
+                Matches(
+                    r"[^\[\]\x00-\x1f\x7f]+",
+                    "must be the name of a column, with * for any characters and ? for one, in any case",
+                ),
+            ],
+            ...,
+        ],
+        Field(max_length=256),
+        Unique(),
+    ] = ()
+    """Columns, e.g. ``*email*``, that no job may write unless it masks them, and none may be partitioned by."""
     row_security: Literal["Refuse"] = "Refuse"
     """Row-level security would hide rows silently, so a table that has it for this role is refused."""
 

@@ -119,6 +119,26 @@ class Column(Value):
     generated: bool = False
 
 
+class MaskPlan(Value):
+    """What is written in place of a column's values. It holds no key and nothing of a row, and is in the manifest."""
+
+    method: Literal["Nullify", "Constant", "Hash", "Partial", "Truncate"]
+    value: str | None = None
+    """Of ``Constant``, as declared."""
+    key_id: str | None = None
+    """Of ``Hash``: 16 hexadecimal digits that tell keys apart and reveal none
+    (:func:`extraction_worker.stream.mask_keys.key_id`)."""
+    keep_first: int | None = None
+    keep_last: int | None = None
+    replacement: str | None = None
+    to: Literal["Year", "Quarter", "Month", "Week", "Day", "Hour"] | None = None
+
+    @property
+    def reads(self) -> bool:
+        """Whether the column's values are needed at all."""
+        return self.method not in {"Nullify", "Constant"}
+
+
 class ColumnPlan(Value):
     """How one column travels: the expression that the server evaluates and the Arrow types on both ends."""
 
@@ -136,6 +156,8 @@ class ColumnPlan(Value):
 
     :func:`source.types.select_list` renders it behind all columns; the batch converter checks and drops it.
     """
+    mask: MaskPlan | None = None
+    """What is written in place of the values. It keeps the column's target type, which was chosen for that."""
 
 
 # The plan --------------------------------------------------------------------------------------------------------
@@ -370,6 +392,8 @@ class ManifestColumn(Value):
     arrow_type: str
     nullable: bool
     expression: str
+    mask: MaskPlan | None = None
+    """What was written in place of the values; None where they are the source's own."""
 
 
 class Manifest(Value):

@@ -17,16 +17,18 @@ API = "extraction-operator.io/v1alpha1"
 def write_job(
     folder: Path, database, *, spec: dict[str, Any] | None = None, source: dict[str, Any] | None = None,
     user: str | None = None, password: str | None = None, s3: tuple[Any, str] | None = None,
+    secrets: dict[str, dict[str, str]] | None = None,
 ) -> list[Path]:  # fmt: skip
     """Write ``job.yaml`` and ``secrets.yaml`` of a job on ``public.t``; return both.
 
-    ``spec`` and ``source`` are merged over the defaults, one level deep; ``s3`` is a server and a bucket.
+    ``spec`` and ``source`` are merged over the defaults, one level deep; ``s3`` is a server and a bucket;
+    ``secrets`` are further ones, by name and key.
     """
     server = database.server
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "volumes" / "lake").mkdir(parents=True, exist_ok=True)
     sink: dict[str, Any] = {"volume": {"claimName": "lake"}}
-    secrets = [
+    documents_of_secrets = [
         {
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "reader"},
             "stringData": {"username": user or server.user, "password": password or server.password},
@@ -36,7 +38,13 @@ def write_job(
         store, bucket = s3
         sink = {"s3": {"bucket": bucket, "endpoint": store.endpoint, "credentialsSecretRef": {"name": "lake"}}}
         keys = {"accessKeyId": store.access_key, "secretAccessKey": store.secret_key}
-        secrets.append({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "lake"}, "stringData": keys})
+        documents_of_secrets.append(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "lake"}, "stringData": keys}
+        )
+    for name, values in (secrets or {}).items():
+        documents_of_secrets.append(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": values}
+        )
     job_spec = {"dataSourceRef": {"name": "db"}, "table": "public.t", "sink": sink} | (spec or {})
     if spec and "query" in spec:
         del job_spec["table"]
@@ -54,7 +62,7 @@ def write_job(
         {"apiVersion": API, "kind": "ExtractionJob", "metadata": {"name": "job"}, "spec": job_spec},
     ]
     (folder / "job.yaml").write_text(yaml.safe_dump_all(documents, sort_keys=False))
-    (folder / "secrets.yaml").write_text(yaml.safe_dump_all(secrets))
+    (folder / "secrets.yaml").write_text(yaml.safe_dump_all(documents_of_secrets))
     return [folder / "job.yaml", folder / "secrets.yaml"]
 
 

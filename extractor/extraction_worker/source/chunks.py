@@ -17,6 +17,7 @@ Sizes only decide the balance. That no row is lost or read twice follows from th
 
 import itertools
 import math
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,6 +111,8 @@ class SplitOptions:
     consistency: Consistency = Consistency.SNAPSHOT
     unchunkable: str = ""
     """Why chunks would change the result, e.g. ``the query has a LIMIT``; empty when they wouldn't."""
+    secret: Container[str] = frozenset()
+    """Columns that are no keys: bounds are values, and a plan holds them."""
 
 
 @dataclass(frozen=True)

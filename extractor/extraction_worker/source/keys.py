@@ -1,5 +1,7 @@
 """What a column is worth as the key of ranges: its type, whether an index serves it, how it lies in the table."""
 
+from collections.abc import Container
+
 from extraction_worker.errors import InvalidPartitioning
 from extraction_worker.model import Column, PgType, RelationKind
 from extraction_worker.source.catalog import Connection, Relation, list_columns
@@ -44,7 +46,6 @@ WHERE i.indrelid = %(oid)s AND i.indisunique AND i.indisvalid AND i.indnkeyatts 
   AND a.attnotnull AND t.typname = ANY(%(types)s)
   AND pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT')
 ORDER BY i.indisprimary DESC, pg_catalog.array_position(%(types)s::text[], t.typname::text), a.attnum
-LIMIT 1
 """
 
 
@@ -70,10 +71,17 @@ def key_facts(connection: Connection, relation: Relation, column: str) -> KeyFac
     return KeyFacts(column, key_type, found.nullable, bool(indexed) and stored, collation, correlation)
 
 
-def default_key(connection: Connection, relation: Relation) -> KeyFacts | None:
-    """Return the single-column primary key, or a unique NOT NULL column, that ranges can be made of; None without."""
-    row = connection.execute(_DEFAULT_KEY, {"oid": relation.oid, "types": list(KEY_TYPES)}).fetchone()
-    return key_facts(connection, relation, row[0]) if row else None
+def default_key(connection: Connection, relation: Relation, secret: Container[str] = frozenset()) -> KeyFacts | None:
+    """Return the single-column primary key, or a unique NOT NULL column, that ranges can be made of; None without.
+
+    Parameters
+    ----------
+    secret
+        Columns that can't be it.
+    """
+    rows = connection.execute(_DEFAULT_KEY, {"oid": relation.oid, "types": list(KEY_TYPES)}).fetchall()
+    found = next((name for (name,) in rows if name not in secret), None)
+    return key_facts(connection, relation, found) if found is not None else None
 
 
 def query_key(columns: tuple[Column, ...], column: str) -> KeyFacts:

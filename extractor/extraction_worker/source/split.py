@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from extraction_worker.errors import InvalidPartitioning
 from extraction_worker.model import Column
 from extraction_worker.source.catalog import Connection, Relation
 from extraction_worker.source.chunks import ChunkPlan, ChunkRequest, SplitOptions, choose, plan_chunks, wanted_chunks
@@ -28,6 +29,7 @@ def split_relation(
     NotFound, PermissionDenied, RowSecurity, InvalidQuery
         As the server says of the column, the predicate, or a table under a view.
     """
+    _refuse_secret(options)
     request = ChunkRequest(
         options=options,
         relation_kind=relation.kind,
@@ -35,7 +37,7 @@ def split_relation(
         server_version=connection.info.server_version,
         estimate=estimate_relation(connection, relation, columns, where_sql),
         key=key_facts(connection, relation, options.column) if options.column else None,
-        default_key=None if options.column else default_key(connection, relation),
+        default_key=None if options.column else default_key(connection, relation, options.secret),
         ctid_readable=relation.ctid_readable,
     )
     return _plan(connection, relation, request, where_sql)
@@ -58,6 +60,7 @@ def split_query(connection: Connection, from_sql: str, columns: tuple[Column, ..
     InvalidQuery, PermissionDenied, RowSecurity
         As the server says of the query.
     """
+    _refuse_secret(options)
     request = ChunkRequest(
         options=options,
         relation_kind=None,
@@ -67,6 +70,14 @@ def split_query(connection: Connection, from_sql: str, columns: tuple[Column, ..
         key=query_key(columns, options.column) if options.column else None,
     )
     return _plan(connection, from_sql, request, None)
+
+
+def _refuse_secret(options: SplitOptions) -> None:
+    if options.column is not None and options.column in options.secret:
+        raise InvalidPartitioning(
+            f"partitioning.column: {options.column} is masked or sensitive; bounds of chunks would hold its values.",
+            hint="Choose another column, or strategy Ctid.",
+        )
 
 
 def _plan(connection: Connection, source: Relation | str, request: ChunkRequest, where_sql: str | None) -> ChunkPlan:

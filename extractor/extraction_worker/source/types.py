@@ -13,20 +13,26 @@ happens to them is ``onUnrepresentable``:
 - ``String``: every column of a type that has such values becomes text as PostgreSQL prints it, whatever rows it
   holds: dates, timestamps, times, ``numeric(p,s)`` and all arrays.
 
+A mask decides how its column travels, so that it can be applied without a change of type
+(:mod:`extraction_worker.stream.masks`): ``Hash`` and ``Partial`` read any type as text, ``Truncate`` reads dates and
+timestamps, ``Nullify`` and ``Constant`` read nothing: the server sends NULL of the column's type.
+
 The client sees them in the values themselves, all but the shape of arrays, which the decoder refuses. The
 server sends NULL for such an array, and a hidden boolean column (``ColumnPlan.guard``) behind the others tells which
 NULLs are the source's own.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+from decimal import Decimal
 from typing import Literal
 
 import pyarrow as pa
 from psycopg import sql
 
-from extraction_worker.errors import InvalidQuery
-from extraction_worker.model import Column, ColumnPlan, PgType
+from extraction_worker.errors import InvalidManifest, InvalidQuery
+from extraction_worker.model import Column, ColumnPlan, MaskPlan, PgType
 from extraction_worker.source.type_rules import (
     UNREPRESENTABLE,
     Conversion,
@@ -38,6 +44,7 @@ from extraction_worker.source.type_rules import (
 __all__ = [
     "Conversion",
     "OnUnrepresentable",
+    "constant",
     "plan_column",
     "plan_columns",
     "select_list",
@@ -53,23 +60,37 @@ SOURCE_TYPE_KEY = b"extraction.source_type"
 """Field metadata of the target schema: the column's type as PostgreSQL prints it."""
 
 
-def plan_columns(columns: Sequence[Column], on_unrepresentable: OnUnrepresentable) -> tuple[ColumnPlan, ...]:
+def plan_columns(
+    columns: Sequence[Column], on_unrepresentable: OnUnrepresentable, masks: Mapping[str, MaskPlan] | None = None
+) -> tuple[ColumnPlan, ...]:
     """Return how all columns of a relation travel.
+
+    Parameters
+    ----------
+    masks
+        By the column's name.
 
     Raises
     ------
     InvalidQuery
         No column, two columns of one name, or a type that can't be a column of a file.
+    InvalidManifest
+        A mask of a column that isn't there, or whose type it can't mask.
     """
+    masks = masks or {}
     if not columns:
         raise InvalidQuery("There is no column to extract.", hint="Name at least one column.")
     for name, count in Counter(column.name for column in columns).items():
         if count > 1:
             raise InvalidQuery(f"{count} columns have the name {name!r}.", hint="Give each column an alias of its own.")
-    return tuple(plan_column(column, on_unrepresentable) for column in columns)
+    if strangers := sorted(masks.keys() - {column.name for column in columns}):
+        raise InvalidManifest(
+            f"masks: no column {', '.join(map(repr, strangers))} is extracted.", hint="Names are exact: case counts."
+        )
+    return tuple(plan_column(column, on_unrepresentable, masks.get(column.name)) for column in columns)
 
 
-def plan_column(column: Column, on_unrepresentable: OnUnrepresentable) -> ColumnPlan:
+def plan_column(column: Column, on_unrepresentable: OnUnrepresentable, mask: MaskPlan | None = None) -> ColumnPlan:
     """Return how a column travels: its SELECT expression, conversion and target type.
 
     Under ``Null`` a column that may get a NULL in place of a value is nullable.
@@ -78,12 +99,21 @@ def plan_column(column: Column, on_unrepresentable: OnUnrepresentable) -> Column
     ------
     InvalidQuery
         The type is a pseudo-type, e.g. an anonymous record.
+    InvalidManifest
+        The mask can't mask a column of this type.
     """
     conversion = _conversion(column, on_unrepresentable)
+    if mask is not None and mask.method in {"Hash", "Partial"}:
+        conversion = Conversion.TEXT
     array = element_type(base_type(column.type)) is not None and conversion is not Conversion.TEXT
     name = sql.Identifier(column.name).as_string()
     expression = _expression(name, column.type, conversion)
     nulled = on_unrepresentable == "Null" and (array or conversion in UNREPRESENTABLE)
+    if mask is not None and not mask.reads:
+        # Folded before it runs: the server neither looks at the value nor sends it.
+        expression, array, nulled = f"CASE WHEN false THEN {expression} END", False, True
+    if mask is not None:
+        _check_mask(column, mask, _arrow(column.type, conversion, target=True))
     return ColumnPlan(
         name=column.name,
         type=column.type,
@@ -92,7 +122,66 @@ def plan_column(column: Column, on_unrepresentable: OnUnrepresentable) -> Column
         conversion=conversion,
         arrow=str(_arrow(column.type, conversion, target=True)),
         guard=f"{name} IS NULL" if array else None,
+        mask=mask,
     )
+
+
+def _check_mask(column: Column, mask: MaskPlan, target: pa.DataType) -> None:
+    if mask.method == "Constant":
+        try:
+            constant(mask, target)
+        except ValueError:
+            raise InvalidManifest(
+                f"masks: the value for column {column.name!r} isn't one of type {target}.",
+                hint="Text, booleans, numbers, dates and timestamps can be constants; use Nullify for other types.",
+            ) from None
+    if mask.method != "Truncate":
+        return
+    if not (pa.types.is_date(target) or pa.types.is_timestamp(target)):
+        raise InvalidManifest(
+            f"masks: column {column.name!r} arrives as {target}, and Truncate is for dates and timestamps.",
+            hint="Under onUnrepresentable String they become text."
+            if base_type(column.type).name in {"date", "timestamp", "timestamptz"}
+            else "Use another method.",
+        )
+    if pa.types.is_date(target) and mask.to == "Hour":
+        raise InvalidManifest(f"masks: column {column.name!r} is a date and has no hours.", hint="Use Day or more.")
+
+
+def constant(mask: MaskPlan, target: pa.DataType) -> pa.Scalar:
+    """Return the value of a ``Constant`` mask in the column's type.
+
+    Raises
+    ------
+    ValueError
+        It isn't a value of the type.
+    """
+    text = mask.value or ""
+    try:
+        return pa.scalar(_constant(text, target), target)
+    except (ArithmeticError, TypeError, pa.ArrowException):
+        raise ValueError(text) from None
+
+
+def _constant(text: str, target: pa.DataType) -> object:
+    types = pa.types
+    if types.is_string(target):
+        return text
+    if types.is_boolean(target) and text in {"true", "false"}:
+        return text == "true"
+    if types.is_integer(target):
+        return int(text)
+    if types.is_floating(target):
+        return float(text)
+    if types.is_decimal(target):
+        return Decimal(text)
+    if types.is_date(target):
+        return date.fromisoformat(text)
+    if types.is_timestamp(target):
+        moment = datetime.fromisoformat(text)
+        if (moment.tzinfo is None) == (target.tz is None):
+            return moment
+    raise ValueError(text)
 
 
 def select_list(columns: Sequence[ColumnPlan]) -> str:

@@ -36,7 +36,7 @@ class WideRow:
 
 def may_be_wide(plan: Plan) -> bool:
     """Whether any row of the plan could be wider than a page."""
-    if all(_base(column.type).name in _FIXED for column in plan.columns):
+    if not any(_is_looked_at(column) for column in plan.columns):
         return False
     return not plan.leaves or any(leaf.toast_pages or not leaf.heap for leaf in plan.leaves)
 
@@ -45,7 +45,7 @@ def guard_width(plan: Plan, limit: int) -> Plan:
     """Return the plan with the guard in its first column's expression: rows over ``limit`` bytes make it fail."""
     if not may_be_wide(plan):
         return plan
-    widths = sql.SQL(" + ").join(_width(column) for column in plan.columns if _base(column.type).name not in _FIXED)
+    widths = sql.SQL(" + ").join(_width(column) for column in plan.columns if _is_looked_at(column))
     place = (
         sql.SQL("ctid::pg_catalog.text || ' of ' || tableoid::pg_catalog.regclass::pg_catalog.text")
         if plan.ctid_readable
@@ -70,6 +70,11 @@ def find_wide_row(message: str) -> WideRow | None:
     """Return what the guard said in a server's message, if it was the guard."""
     found = _FOUND.search(message)
     return WideRow(int(found["bytes"]), found["at"]) if found else None
+
+
+def _is_looked_at(column: ColumnPlan) -> bool:
+    is_read = column.mask is None or column.mask.reads
+    return is_read and _base(column.type).name not in _FIXED
 
 
 def _base(kind: PgType) -> PgType:

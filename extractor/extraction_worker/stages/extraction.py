@@ -12,6 +12,7 @@ from extraction_worker.source.reader import ByteRate, Watchdog, ask_server
 from extraction_worker.source.settings import SourceSettings
 from extraction_worker.stages.work import ChunkWorker
 from extraction_worker.stream.admission import MemoryPlan
+from extraction_worker.stream.masks import Masks
 from extraction_worker.stream.workers import run_chunks
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ class Extraction:
         Who we are: the pod's uid, or the local process.
     bytes_per_second
         Of this process; None is as fast as the source can send.
+    masks
+        Of the plan's columns, with their keys: :meth:`JobSource.masks`.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Extraction:
         worker: str,
         bytes_per_second: int | None,
         progress: Progress,
+        masks: Masks,
     ) -> None:
         self._progress = progress
         self._threads = memory.threads
@@ -66,6 +70,7 @@ class Extraction:
             watchdog=self._watchdog,
             rate=rate,
             progress=progress,
+            masks=masks,
             pacer=Pacer(settings.protection, slow, progress.say),
         )
 

@@ -250,6 +250,7 @@ class LocalRun:
             worker=self._name,
             bytes_per_second=int(limit) if limit is not None else None,
             progress=self._progress,
+            masks=self._source.masks(attempt.plan),
         )
         with self._lock:
             self._extraction = extraction

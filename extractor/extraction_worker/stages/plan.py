@@ -5,6 +5,7 @@ lease locks and exports (:mod:`extraction_worker.source.lease`), then :func:`mak
 and the snapshot.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from extraction_worker.model import (
     Column,
     Consistency,
     Format,
+    MaskPlan,
     Plan,
     SnapshotIdentity,
     Verification,
@@ -36,6 +38,7 @@ from extraction_worker.source.lease import LockTarget
 from extraction_worker.source.query import CheckedPredicate, CheckedQuery, check_predicate, check_query
 from extraction_worker.source.references import Name
 from extraction_worker.source.render import identifier
+from extraction_worker.source.sensitive import SecretColumns, refuse_unmasked, sensitive_in_query
 from extraction_worker.source.split import split_query, split_relation
 from extraction_worker.source.views import check_views
 
@@ -110,6 +113,7 @@ def make_plan(
     run_id: str,
     planned_at: datetime,
     threads: int,
+    masks: Mapping[str, MaskPlan],
 ) -> Plan:
     """Return the plan of a job.
 
@@ -121,6 +125,8 @@ def make_plan(
         The same as :func:`read_job` was given.
     threads
         How many will read at the same time, over all pods: chunks are enough to keep them busy.
+    masks
+        By the column's name: :func:`extraction_worker.stages.masks.declared_masks`.
 
     Raises
     ------
@@ -128,7 +134,7 @@ def make_plan(
         What makes the job impossible, in words for its author.
     """
     try:
-        return _Planning(connection, job, source, reading, threads).plan(identity, run_id, planned_at)
+        return _Planning(connection, job, source, reading, threads, masks).plan(identity, run_id, planned_at)
     except psycopg.Error as error:
         raise translate(error, f"Planning {reading.table or 'the query'}") from None
 
@@ -143,13 +149,20 @@ class _Planning:
     """One planning: looks at the server, then decides."""
 
     def __init__(
-        self, connection: Connection, job: ExtractionJob, source: DataSource, reading: Reading, threads: int
+        self,
+        connection: Connection,
+        job: ExtractionJob,
+        source: DataSource,
+        reading: Reading,
+        threads: int,
+        masks: Mapping[str, MaskPlan],
     ) -> None:
         self._connection = connection
         self._job = job
         self._source = source
         self._reading = reading
         self._threads = threads
+        self._masks = masks
         self._format = resolve_format(job)
         server_facts(connection)
         self._relations = _relations(connection, reading)
@@ -159,6 +172,7 @@ class _Planning:
         spec, reading = self._job.spec, self._reading
         unchunkable = self._check_user_sql()
         columns = self._columns()
+        secret = self._refuse_unmasked(columns)
         where = reading.predicate.where_sql if reading.predicate is not None else None
         options = SplitOptions(
             strategy=spec.partitioning.strategy,
@@ -168,6 +182,7 @@ class _Planning:
             parallelism=self._threads,
             consistency=Consistency(spec.consistency),
             unchunkable=unchunkable,
+            secret=secret,
         )
         if self._relation is not None:
             chunks = split_relation(self._connection, self._relation, columns, options, where)
@@ -195,7 +210,7 @@ class _Planning:
             query_hash=xxhash.xxh3_128_hexdigest(user_sql.encode()) if user_sql is not None else None,
             from_sql=self._from_sql,
             where_sql=where,
-            columns=plan_columns(columns, spec.on_unrepresentable),
+            columns=plan_columns(columns, spec.on_unrepresentable, self._masks),
             on_unrepresentable=spec.on_unrepresentable,
             format=self._format,
             verification=Verification(spec.verification),
@@ -235,6 +250,16 @@ class _Planning:
         if self._relation is None:
             return describe_query(self._connection, self._from_sql)
         return list_columns(self._connection, self._relation, self._job.spec.columns)
+
+    def _refuse_unmasked(self, columns: tuple[Column, ...]) -> SecretColumns:
+        """Refuse sensitive columns that aren't masked; return those whose values no bound may hold."""
+        policy, query = SecretColumns(self._source.spec.policy.sensitive_columns), self._reading.query
+        if query is not None:
+            sensitive = sensitive_in_query(self._connection, query.text, self._from_sql, policy)
+        else:
+            sensitive = frozenset(column.name for column in columns if column.name in policy)
+        refuse_unmasked(sensitive, self._masks)
+        return policy.including(sensitive | self._masks.keys())
 
 
 def resolve_format(job: ExtractionJob) -> Format:

@@ -96,6 +96,7 @@ def make_manifest(plan: Plan, job: str, results: tuple[ChunkResult, ...], *, pub
                 arrow_type=column.arrow,
                 nullable=column.nullable,
                 expression=column.expression,
+                mask=column.mask,
             )
             for column in plan.columns
         ),

@@ -13,11 +13,13 @@ from extraction_worker.model import Plan, SnapshotIdentity
 from extraction_worker.source.failures import translate
 from extraction_worker.source.lease import LockTarget, SnapshotLease
 from extraction_worker.source.session import connect, planning_transaction, read_identity
+from extraction_worker.stages.masks import declared_masks, open_masks
 from extraction_worker.stages.plan import Reading, lock_target, make_plan
 from extraction_worker.stages.settings import application_name, lease_limits, source_settings
 
 if TYPE_CHECKING:
     from extraction_worker.source.pool import SourcePool
+    from extraction_worker.stream.masks import Masks
 
 
 class JobSource:
@@ -34,6 +36,7 @@ class JobSource:
     def __init__(self, resolved: ResolvedJob, run: str, pod: str = "") -> None:
         self._job = resolved.job
         self._source = resolved.source
+        self._resolved = resolved
         self._limits = lease_limits(resolved)
         self.settings = source_settings(resolved.of_source(), application_name(resolved.job, pod), run)
 
@@ -89,9 +92,14 @@ class JobSource:
                         run_id=run_id,
                         planned_at=planned_at,
                         threads=threads,
+                        masks=declared_masks(self._resolved),
                     )
         except psycopg.Error as error:
             raise translate(error, "Planning") from None
+
+    def masks(self, plan: Plan) -> "Masks":
+        """Return the masks of a plan's columns, with their keys; raises InvalidManifest where those were changed."""
+        return open_masks(self._resolved, plan.columns)
 
     def open_pool(self, threads: int, say: Callable[[str], object] | None = None) -> "SourcePool":
         """Return a pool of as many sessions as there are threads, some of them open already. Takes a moment."""

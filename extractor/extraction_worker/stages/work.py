@@ -21,6 +21,7 @@ from extraction_worker.source.types import target_schema
 from extraction_worker.source.width import WideRow, find_wide_row, guard_width
 from extraction_worker.stream.admission import Admission, MemoryPlan, memory_for_row
 from extraction_worker.stream.convert import BatchConverter
+from extraction_worker.stream.masks import Masks
 from extraction_worker.stream.parts import PartWriter
 from extraction_worker.verify.server import ServerProof
 
@@ -50,6 +51,8 @@ class ChunkWorker:
         Where ``Decoded`` spools; None is the system's temporary folder.
     pacer
         Looks, now and then, how the source is.
+    masks
+        Of the plan's columns.
     """
 
     plan: Plan
@@ -60,6 +63,7 @@ class ChunkWorker:
     watchdog: Watchdog
     rate: ByteRate
     progress: Progress
+    masks: Masks
     spool_folder: Path | None = None
     pacer: Pacer | None = None
     stopped: Event = field(default_factory=Event)
@@ -168,7 +172,8 @@ class ChunkWorker:
                             converted = converter.convert(batch)
                             if proof is not None:
                                 proof.update(converted)
-                            writer.write(converted)
+                            # Here, and nowhere later: all that is written, digested or spooled is masked.
+                            writer.write(self.masks.apply(converted))
                     # A cancelled session may end its stream without an error.
                     self._refuse_stopped()
                     session.check_storage(plan)
@@ -185,7 +190,7 @@ class ChunkWorker:
             raise self._explain(error, doing) from (error if not isinstance(error, ExtractionError) else None)
         if proof is not None:
             evidence = proof.evidence()
-            columns = tuple(column.model_copy(update={"source": evidence[column.name]}) for column in columns)
+            columns = tuple(column.model_copy(update={"source": evidence.get(column.name)}) for column in columns)
         return ChunkResult(
             plan_digest=self._digest,
             worker=self.worker,

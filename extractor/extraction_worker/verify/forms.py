@@ -116,7 +116,7 @@ def _scalar(column: ColumnPlan, *, checked: bool) -> Form:
     elif pa.types.is_binary(kind):
         hashed, in_array = _bytea_hash(value), "always"
     elif pa.types.is_string(kind):
-        hashed, in_array = _text_hash(value, base_type(column.type)), "unless UTF8"
+        hashed, in_array = _text_hash(value, base_type(column.type), conversion), "unless UTF8"
     else:
         hashed = _VALUE_HASHES[str(kind)].format(value)
     return Form(count, total, f"pg_catalog.sum({hashed}){only}", in_array)
@@ -126,9 +126,9 @@ def _short_hash(text: str) -> str:
     return f'pg_catalog.hashtextextended({text} COLLATE pg_catalog."C", 0)'
 
 
-def _text_hash(value: str, pg_type: PgType) -> str:
+def _text_hash(value: str, pg_type: PgType, conversion: Conversion) -> str:
     stored = pg_type.namespace == "pg_catalog" and pg_type.name in _STORED_TEXTS
-    if (pg_type.namespace, pg_type.name) == ("pg_catalog", "bpchar"):
+    if (pg_type.namespace, pg_type.name) == ("pg_catalog", "bpchar") and conversion is not Conversion.TEXT:
         # A cast to text would strip the padding.
         text = f"pg_catalog.textin(pg_catalog.bpcharout({value}))"
     else:

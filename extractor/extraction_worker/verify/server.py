@@ -7,6 +7,9 @@ order of rows, so that two values of one column that trade their rows do not; no
 protocol or the decoders, which is what they are to prove.
 
 The server's aggregates have to run in the transaction that read the chunk: both see one snapshot then.
+
+A masked column is compared as it was read, before the mask, and its sums stay here: they are made of its values. A
+column that isn't read has nothing to prove.
 """
 
 from collections.abc import Sequence
@@ -43,9 +46,16 @@ class ServerProof:
     """
 
     def __init__(self, columns: Sequence[ColumnPlan], on_unrepresentable: OnUnrepresentable) -> None:
-        self._columns = [_ColumnProof(column, on_unrepresentable) for column in columns]
+        self._columns = [
+            None if column.mask is not None and not column.mask.reads else _ColumnProof(column, on_unrepresentable)
+            for column in columns
+        ]
         self._rows = 0
         self._evidence: dict[str, dict[str, str]] | None = None
+
+    @property
+    def _proven(self) -> list["_ColumnProof"]:
+        return [column for column in self._columns if column is not None]
 
     def select_list(self) -> str:
         """Return the aggregates, for a SELECT over exactly the chunk's rows.
@@ -54,13 +64,15 @@ class ServerProof:
         1,664 items, a table for 1,600 columns. All are text.
         """
         rows = "pg_catalog.concat_ws(' ', pg_catalog.count(*), pg_catalog.getdatabaseencoding()) AS p"
-        return ", ".join([rows, *(f"{column.aggregates()} AS p{index}" for index, column in enumerate(self._columns))])
+        columns = (f"{column.aggregates()} AS p{index}" for index, column in enumerate(self._proven))
+        return ", ".join([rows, *columns])
 
     def update(self, batch: pa.RecordBatch) -> None:
-        """Add the rows of a batch, in the target types, as it is written."""
+        """Add the rows of a batch, in the target types, as it is written or about to be masked."""
         self._rows += batch.num_rows
         for column, array in zip(self._columns, batch.columns, strict=True):
-            column.sums.update(array)
+            if column is not None:
+                column.sums.update(array)
 
     def compare(self, row: Sequence[object], *, chunk: int) -> None:
         """Refuse a chunk of which the server computes something else.
@@ -80,13 +92,15 @@ class ServerProof:
         rows, encoding = str(row[0]).split(" ")
         if int(rows) != self._rows:
             raise VerificationFailed(f"Chunk {chunk}: the server has {rows} rows, {self._rows} were read.", hint=_HINT)
-        for column, found in zip(self._columns, row[1:], strict=True):
+        for column, found in zip(self._proven, row[1:], strict=True):
             if (difference := column.difference(str(found), is_utf8=encoding == "UTF8")) is not None:
                 raise VerificationFailed(f"Chunk {chunk}, column {column.name!r}: {difference}.", hint=_HINT)
-        self._evidence = {column.name: column.evidence() for column in self._columns}
+        self._evidence = {column.name: column.evidence() for column in self._proven}
 
     def evidence(self) -> dict[str, dict[str, str]]:
         """Return what both sides agree on, by column: ``count``; ``sum`` and ``hash`` where the type has them.
+
+        Of a masked column the count alone, and nothing of one that isn't read.
 
         Raises
         ------
@@ -103,6 +117,7 @@ class _ColumnProof:
 
     def __init__(self, column: ColumnPlan, on_unrepresentable: OnUnrepresentable) -> None:
         self.name = column.name
+        self._masked = column.mask is not None
         self._form = form(column, on_unrepresentable)
         kind = target_type(column)
         element = element_type(base_type(column.type))
@@ -131,6 +146,8 @@ class _ColumnProof:
     def evidence(self) -> dict[str, str]:
         """Return our numbers as text."""
         evidence = {"count": str(self.sums.count)}
+        if self._masked:
+            return evidence
         if self._form.total is not None:
             evidence["sum"] = f"{self._total():f}"
         if self._form.hashed is not None:

@@ -178,7 +178,8 @@ def _secrets(job: ExtractionJob | None, source: DataSource) -> list[Json]:
         if store.credentials_secret_ref is not None:
             name = store.credentials_secret_ref.name
             needed += [(name, ("accessKeyId", "secretAccessKey"), False), (name, ("sessionToken",), True)]
-    needed += [(reference.name, (reference.key,), False) for reference in authorities if reference is not None]
+    hashed = [mask.key_secret_ref for mask in job.spec.masks] if job is not None else []
+    needed += [(found.name, (found.key,), False) for found in (*authorities, *hashed) if found is not None]
     sources: list[Json] = []
     for name, keys, optional in dict.fromkeys(needed):
         secret: Json = {"name": name, "items": [{"key": key, "path": f"{name}/{key}"} for key in keys]}

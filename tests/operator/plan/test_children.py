@@ -113,8 +113,14 @@ def test_secrets_are_files_and_never_values(job):
 
 
 def test_every_secret_of_the_manifests_is_mounted():
+    masks = [
+        {"column": name, "method": "Hash", "keySecretRef": {"name": "mask", "key": key}}
+        for name, key in (("a", "one"), ("b", "two"), ("c", "one"))
+    ]
     found = declared(
-        sink=S3, source={"connection": {"host": "db", "database": "d", "caSecretRef": {"name": "authorities"}}}
+        sink=S3,
+        masks=masks,
+        source={"connection": {"host": "db", "database": "d", "caSecretRef": {"name": "authorities"}}},
     )
     [volume] = [volume for volume in pod_of(clean_job(found))["volumes"] if volume["name"] == "secrets"]
     items = {
@@ -125,7 +131,7 @@ def test_every_secret_of_the_manifests_is_mounted():
     assert items == {
         "shop-reader/username": False, "shop-reader/password": False, "keys/accessKeyId": False,
         "keys/secretAccessKey": False, "keys/sessionToken": True, "authorities/ca.crt": False,
-        "authorities/s3.crt": False,
+        "authorities/s3.crt": False, "mask/one": False, "mask/two": False,
     }  # fmt: skip
 
 

@@ -86,6 +86,7 @@ def work_chunks(
                 worker=pod.environment.pod_uid,
                 bytes_per_second=max(1, int(limit) // share) if limit is not None else None,
                 progress=progress,
+                masks=source.masks(plan),
             )
             watched = holder.watched(extraction.stop) if holder is not None else nullcontext()
             with invocation.stop.calling(extraction.stop), watched:
