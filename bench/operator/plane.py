@@ -97,7 +97,8 @@ class Operator:
         command = [
             Path(sys.executable).with_name("extraction-operator"), "run", "--image=none", "--lease-namespace=default",
             "--metrics-host=127.0.0.1", "--metrics-port=0", f"--kubeconfig={plane.api.kubeconfig(OPERATOR)}",
-            *arguments,
+            # What is measured is the operator, not how many connections a source gives.
+            "--max-source-connections=1000000", *arguments,
         ]  # fmt: skip
         self.began = time.monotonic()
         with self.log.open("wb") as log:

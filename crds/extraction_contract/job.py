@@ -103,6 +103,9 @@ class ExtractionJobSpec(Contract):
     """The snapshot that all chunks share."""
     parallelism: Annotated[int, Field(ge=1, le=256)] = 4
     """Worker pods at the same time, at most. May change."""
+    priority: Annotated[int, Field(ge=-1000, le=1000)] = 0
+    """Of the jobs that wait for connections to one server, those of higher priority begin first, and among equals those
+    that were created first. A job that has begun isn't stopped for another. May change."""
     sink: Sink
     """Where the files go."""
     verification: Literal["None", "Written", "Decoded", "Source"] = "Written"
@@ -123,7 +126,7 @@ class ExtractionJobSpec(Contract):
     pod_template: PodTemplate = PodTemplate()
     """What the job's pods are given."""
 
-    MUTABLE = frozenset({"parallelism", "ttlSecondsAfterFinished", "suspend", "cancel", "retry"})
+    MUTABLE = frozenset({"parallelism", "priority", "ttlSecondsAfterFinished", "suspend", "cancel", "retry"})
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         Rule(

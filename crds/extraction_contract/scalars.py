@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from decimal import ROUND_CEILING, Decimal
 from typing import Annotated, Any, ClassVar, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -15,6 +16,7 @@ from extraction_contract.base import Lacks, Matches
 
 _QUANTITY = r"[0-9]{1,15}(\.[0-9]{1,3})?(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)?"
 _DURATION = r"([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?([0-9]{1,9}ms)?"
+_TIME_ZONE = r"UTC|[A-Z][A-Za-z_]+(/[A-Za-z0-9_+-]+){1,2}"
 _FACTORS = {
     "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15,
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50,
@@ -154,6 +156,45 @@ class Lasts(_Between):
             f" && duration(self) >= duration('{self.least}') && duration(self) <= duration('{self.most}')"
         )
 
+
+# Times of the week -----------------------------------------------------------------------------------------------
+
+TimeOfDay = Annotated[
+    str,
+    Field(max_length=5),
+    Matches(r"([01][0-9]|2[0-3]):[0-5][0-9]", "must be a time of the day, from 00:00 to 23:59"),
+]
+"""Hours and minutes on a wall clock, e.g. ``07:30``."""
+
+
+@dataclass(frozen=True)
+class _KnownTimeZone:
+    """Annotates a string: the name of a time zone in the IANA database."""
+
+    message = "must be the name of a time zone, e.g. UTC or Europe/Berlin"
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        # The API server has the database, too; a zone that it doesn't know is an error of the rule.
+        rule = f"self.matches(r'^({_TIME_ZONE})$') && timestamp('2026-01-01T00:00:00Z').getHours(self) >= 0"
+        return handler(schema) | {"x-kubernetes-validations": [{"rule": rule, "message": self.message}]}
+
+    def _check(self, value: str) -> str:
+        known = re.fullmatch(_TIME_ZONE, value) is not None
+        if known:
+            try:
+                ZoneInfo(value)
+            except (KeyError, ValueError, OSError):
+                known = False
+        if not known:
+            raise PydanticCustomError("time_zone", "{message}", {"message": self.message})
+        return value
+
+
+TimeZone = Annotated[str, Field(min_length=3, max_length=64), _KnownTimeZone()]
+"""The name of a time zone in the IANA database."""
 
 # Names and paths -------------------------------------------------------------------------------------------------
 

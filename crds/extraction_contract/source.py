@@ -8,7 +8,7 @@ from pydantic import Field
 
 from extraction_contract.base import API_VERSION, Contract, Matches, Rule, Unique
 from extraction_contract.meta import CASecretRef, Conditions, Metadata, SecretRef
-from extraction_contract.scalars import Bytes, Duration, Lasts, Quantity
+from extraction_contract.scalars import Bytes, Duration, Lasts, Quantity, TimeOfDay, TimeZone
 
 _HOST = r"[A-Za-z0-9_.:-]+"
 _DATABASE = r"[^=\x00-\x1f\x7f]+"
@@ -53,12 +53,36 @@ class Connection(Contract):
     )
 
 
+Day = Literal["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+
+
+class Window(Contract):
+    """A time at which jobs may begin, by the wall clock of its time zone.
+
+    A time that a change of the clock leaves out doesn't come on that day, and one that it repeats comes twice.
+    """
+
+    days: Annotated[tuple[Day, ...], Field(max_length=7), Unique()] = ()
+    """Days on which it opens; none is every day."""
+    start: TimeOfDay
+    """When it opens, ``HH:MM``."""
+    end: TimeOfDay
+    """When it closes, ``HH:MM``; on the next day unless it is later than ``start``."""
+    time_zone: TimeZone = "UTC"
+    """Name of the time zone, e.g. ``Europe/Berlin``."""
+    max_connections: Annotated[int, Field(ge=2, le=1000)] | None = None
+    """Connections that the operator gives to jobs meanwhile; unset is ``limits.maxConnections``."""
+
+
 class Limits(Contract):
     """What all jobs together may ask of this source."""
 
-    max_connections: Annotated[int, Field(ge=3, le=1000)] = 10
-    """Connections to the server at any moment, over all jobs, clusters and laptops: one holds the snapshot, one
-    plans and publishes, the others read."""
+    max_connections: Annotated[int, Field(ge=2, le=1000)] = 10
+    """Connections to the server at any moment, over all jobs, clusters and laptops: one holds the snapshot, the
+    others plan and read."""
+    windows: Annotated[tuple[Window, ...], Field(max_length=16)] = ()
+    """When the operator lets jobs begin; none is always. The first that is open counts. While none is, no job begins,
+    and those at work go on with one worker pod each."""
     bytes_per_second: Annotated[Quantity, Bytes("64Ki", "1Ti")] | None = None
     """Bytes received per second, over the workers of a job; unset is as fast as the source can send."""
     active_jobs: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -70,6 +94,16 @@ class Limits(Contract):
     yield_to_ddl_after: Annotated[Duration, Field(alias="yieldToDDLAfter"), Lasts("1s", "1h")] = Duration("5s")
     """The job gives way (``snapshot.onLoss``) when DDL has waited for its lock this long, because the application's
     queries wait behind that DDL."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "windows",
+            "the maxConnections of windows must not exceed limits.maxConnections, which the source enforces",
+            "!has(self.windows) || self.windows.all(w, !has(w.maxConnections)"
+            " || w.maxConnections <= self.maxConnections)",
+            lambda self: all((window.max_connections or 0) <= self.max_connections for window in self.windows),
+        ),
+    )
 
 
 class Pool(Contract):
@@ -176,6 +210,19 @@ class DataSourceSpec(Contract):
     """When jobs slow down or give way because the source is in trouble."""
     policy: Policy = Policy()
     """What jobs may do with this source."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "limits.windows",
+            "the maxConnections of windows must exceed pool.size: a job needs one that holds its snapshot, and a pool",
+            "!has(self.limits.windows) || self.limits.windows.all(w, !has(w.maxConnections)"
+            " || w.maxConnections > self.pool.size)",
+            lambda self: all(
+                window.max_connections is None or window.max_connections > self.pool.size
+                for window in self.limits.windows
+            ),
+        ),
+    )
 
 
 class ServerStatus(Contract):

@@ -12,6 +12,8 @@ import click
 
 from extraction_operator.config import Config, Election
 from extraction_operator.observe.logs import configure
+from extraction_operator.plan.budget import DEFAULT_CAP
+from extraction_operator.plan.claims import LEAST_FOR_A_JOB
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.values import Key
 
@@ -40,6 +42,12 @@ def main() -> None:
 @click.option(
     "--compare-seconds", type=click.FloatRange(1), default=300.0, help="Between two comparisons with the API server."
 )
+@click.option(
+    "--max-source-connections",
+    type=click.IntRange(LEAST_FOR_A_JOB),
+    default=DEFAULT_CAP,
+    help="Connections to all sources together.",
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=None,
               help="Default: the service account in a pod, else as kubectl finds it.")  # fmt: skip
@@ -48,7 +56,7 @@ def main() -> None:
 def run(
     ctx: click.Context, *, image: str, image_pull_policy: str, namespaces: tuple[str, ...], leader_elect: bool,
     lease_name: str, lease_namespace: str | None, metrics_host: str, metrics_port: int, workers: int,
-    compare_seconds: float, log_level: str, kubeconfig: Path | None, context: str | None,
+    compare_seconds: float, max_source_connections: int, log_level: str, kubeconfig: Path | None, context: str | None,
 ) -> None:  # fmt: skip
     """Run until SIGTERM."""
     configure(log_level)
@@ -67,6 +75,7 @@ def run(
         election=election,
         kubeconfig=kubeconfig,
         context=context,
+        max_source_connections=max_source_connections,
         metrics_host=metrics_host,
         metrics_port=metrics_port,
         workers=workers,

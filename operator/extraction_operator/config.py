@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from extraction_operator.cluster.leader import Timing
+from extraction_operator.plan.budget import DEFAULT_CAP
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.values import Key
 
@@ -32,6 +33,8 @@ class Config:
     context: str | None = None
     metrics_host: str = "0.0.0.0"  # noqa: S104 -- the kubelet and Prometheus ask from outside of the pod
     metrics_port: int = 8080
+    max_source_connections: int = DEFAULT_CAP
+    """Over all sources: promised to jobs at any moment."""
     workers: int = 16
     """Keys that are worked on at the same time."""
     compare_seconds: float = 300.0

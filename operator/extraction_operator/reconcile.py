@@ -15,7 +15,8 @@ from extraction_operator.cluster.status import Draft, Statuses
 from extraction_operator.cluster.warnings import Warnings
 from extraction_operator.dispatch import Dispatch
 from extraction_operator.plan.admission import wants_budget
-from extraction_operator.plan.budget import Budget, claim_of
+from extraction_operator.plan.budget import Budget
+from extraction_operator.plan.claims import claim_of
 from extraction_operator.plan.job import decide_job
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.source import decide_source
@@ -161,7 +162,7 @@ class Reconciler:
                 self._dispatch.wake_group(group)
             return Grant(admitted=False, reason="It doesn't want to begin.")
         before = self._budget.state(source.budget_group)
-        grant = self._budget.ask(claim_of(job, source, jobs, now), now)
+        grant = self._budget.ask(claim_of(job, source, jobs, now, self._budget.cap), now)
         if self._budget.state(source.budget_group) != before:
             # Others may begin, or grow, or have to make room.
             self._dispatch.wake_group(source.budget_group)

@@ -76,7 +76,7 @@ class Operator:
         self._api = Api(login, self._fence, metrics)
         self._queue: KeyQueue[Ref] = KeyQueue()
         self._workers = Workers(self._queue, self._reconcile, metrics, count=config.workers)
-        self._budget = Budget()
+        self._budget = Budget(config.max_source_connections)
         self._dispatch = Dispatch(self._workers.add, self._forget, self._budget, metrics)
         self._store = self._dispatch.store
         self._listing = Listing(self._api, self._store, config.namespaces)

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 from extraction_operator.dispatch import Dispatch
 from extraction_operator.observe.metrics import Metrics
-from extraction_operator.plan.budget import Budget, Claim
+from extraction_operator.plan.budget import Budget
+from extraction_operator.plan.claims import Claim
 from extraction_operator.plan.values import Key
 from extraction_operator.store import Ref
 

@@ -8,13 +8,14 @@ from extraction_contract.models import DataSource, ExtractionJob
 from extraction_operator.plan import conditions
 from extraction_operator.plan.facts import FINAL
 from extraction_operator.plan.values import ChildJob
+from extraction_operator.plan.windows import open_window, opening
 
 NO_SOURCE = "SourceNotFound"
 
 
 @dataclass(frozen=True)
 class Hindrance:
-    """Why a job doesn't begin yet. With ``until`` it is only a matter of time, and the reason was said before."""
+    """Why a job doesn't begin yet. ``until`` is when it may; without a reason that was said before."""
 
     reason: str = ""
     message: str = ""
@@ -32,6 +33,11 @@ def hindrance(job: ExtractionJob, source: DataSource | None, now: datetime) -> H
         return Hindrance("Suspended", "spec.suspend is true: the job hasn't begun.")
     if later is not None and later > now:
         return Hindrance(until=later)
+    windows = source.spec.limits.windows
+    if windows and open_window(windows, now) is None:
+        opens = opening(windows, now)
+        when = f"the next one opens on {opens:%Y-%m-%d at %H:%M %Z}" if opens is not None else "none will open"
+        return Hindrance("OutsideWindow", f"No window of DataSource {source.metadata.name} is open: {when}.", opens)
     return None
 
 

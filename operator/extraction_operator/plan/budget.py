@@ -2,40 +2,22 @@
 
 A job at work has one connection that holds its snapshot, and those of its worker pods, or, before there are any and in
 a job of one pod, those of its lead. It begins only when that least fits beside what the others were promised or still
-use; what is left is shared evenly. First come, first served within a group. A ledger in memory: after a start it is
-rebuilt from what runs.
+use, within its group's limit and within the cap over all groups. What is left is shared evenly. Those of higher
+priority begin first, then those that came first. A ledger in memory: after a start it is rebuilt from what runs.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from extraction_contract.models import DataSource, ExtractionJob
-from extraction_operator.plan.values import ChildJob, Grant, Key, Role
+from extraction_operator.plan.claims import LEAST_FOR_A_JOB, Claim
+from extraction_operator.plan.values import Grant, Key
 
-_CALM = timedelta(seconds=30)
-"""A job's share doesn't grow twice within this time: each change of pods costs their start."""
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a job wants. ``used`` are the connections that it has or may have now; 0 before it begins."""
-
-    job: Key
-    source: Key
-    group: str
-    limit: int
-    active_jobs: int
-    pool: int
-    parallelism: int
-    created: datetime
-    used: int = 0
-
-    @property
-    def least(self) -> int:
-        """The connections without which it can't begin."""
-        return 1 + self.pool
+DEFAULT_CAP = 100
+"""Connections over all servers."""
+CALM = timedelta(seconds=30)
+"""A worker Job isn't resized twice within this time: each change of pods costs their start."""
 
 
 @dataclass
@@ -44,75 +26,66 @@ class _Entry:
     active: bool
     share: int = 1
     changed: datetime | None = None
+    """When a worker Job was resized last."""
 
     @property
     def reserved(self) -> int:
         return max(1 + self.share * self.claim.pool, self.claim.used) if self.active else 0
 
-
-def claim_of(job: ExtractionJob, source: DataSource, jobs: tuple[ChildJob, ...], now: datetime) -> Claim:
-    """Return the claim of a job whose children are ``jobs``."""
-    namespace = job.metadata.namespace or ""
-    limits = source.spec.limits
-    pool = min(source.spec.pool.size, limits.max_connections - 1)
-    return Claim(
-        job=Key(namespace, job.metadata.name),
-        source=Key(namespace, source.metadata.name),
-        group=source.budget_group,
-        limit=limits.max_connections,
-        active_jobs=limits.active_jobs,
-        pool=pool,
-        # A suspended job keeps room for one pod, so that it can go on.
-        parallelism=1 if job.spec.suspend else job.spec.parallelism,
-        created=job.metadata.creation_timestamp or now,
-        used=_used(jobs, pool),
-    )
-
-
-def _used(jobs: tuple[ChildJob, ...], pool: int) -> int:
-    """Return the connections that a job may have now: of its lead, or that and its worker pods."""
-    lead = sum(_pods(child) for child in jobs if child.role is Role.LEAD)
-    work = sum(_pods(child) for child in jobs if child.role is Role.WORK)
-    return 1 + max(work, 1) * pool if lead or work else 0
-
-
-def _pods(child: ChildJob) -> int:
-    """Return how many pods a Job may have."""
-    stopped = child.ending is not None or child.deleting or (child.suspended and child.suspended_since is not None)
-    return child.terminating + (child.active if stopped else max(child.parallelism, child.active))
+    @property
+    def order(self) -> tuple[int, datetime, Key]:
+        return -self.claim.priority, self.claim.created, self.claim.job
 
 
 class Budget:
-    """The ledger of one operator. Not for several threads."""
+    """The ledger of one operator. Not for several threads.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    cap
+        The most connections over all groups.
+    """
+
+    def __init__(self, cap: int = DEFAULT_CAP) -> None:
+        self.cap = cap
         self._entries: dict[Key, _Entry] = {}
+        self._fair: dict[Key, int] | None = None
+        """How many worker pods each job should have; None when that has to be found anew."""
 
     def ask(self, claim: Claim, now: datetime) -> Grant:
         """Return what the job gets now; ask again whenever something of its group has changed.
 
         A job that has pods is at work, whatever the ledger said: the operator may just have started.
         """
-        entry = self._entries.setdefault(claim.job, _Entry(claim, active=False))
+        entry = self._entries.get(claim.job)
+        if entry is None:
+            entry = self._entries[claim.job] = _Entry(claim, active=False)
+            self._fair = None
+        elif entry.claim.wish != claim.wish:
+            self._fair = None
         entry.claim = claim
         if not entry.active:
             reason = "" if claim.used else self._refusal(entry)
             if reason:
-                return Grant(admitted=False, reason=reason, pool=claim.pool)
-            entry.active = True
-            entry.share, entry.changed = self._share(entry), now
-            return Grant(admitted=True, parallelism=entry.share, pool=claim.pool)
-        rested = (entry.changed or now) + _CALM
+                return Grant(admitted=False, reason=reason, pool=claim.pool, again_at=claim.changes_at)
+            entry.active, self._fair = True, None
+            entry.share = self._share(entry)
+            return self._grant(entry, None)
         share = self._share(entry)
-        if share < entry.share or (share > entry.share and now >= rested):
-            entry.share, entry.changed = share, now
-        later = rested if share > entry.share else None
-        return Grant(admitted=True, parallelism=entry.share, pool=claim.pool, again_at=later)
+        rested = (entry.changed or now - CALM) + CALM
+        calm = claim.working and entry.share <= claim.parallelism and now < rested
+        if share != entry.share and not calm:
+            entry.share = share
+            entry.changed = now if claim.working else entry.changed
+        return self._grant(entry, rested if share != entry.share else None)
 
     def release(self, job: Key) -> str | None:
         """Forget a job that has ended, or that doesn't want to begin; return its group if that changes something."""
         entry = self._entries.pop(job, None)
-        return entry.claim.group if entry is not None else None
+        if entry is None:
+            return None
+        self._fair = None
+        return entry.claim.group
 
     def waiting(self, source: Key) -> int:
         """Return how many jobs of a source wait."""
@@ -126,24 +99,146 @@ class Budget:
         """Return how many connections are promised or in use in a group."""
         return sum(entry.reserved for entry in self._of_group(group))
 
+    @property
+    def spent(self) -> int:
+        """How many connections are promised or in use over all groups."""
+        return sum(entry.reserved for entry in self._entries.values())
+
     def state(self, group: str) -> object:
         """Return what concerns all members of a group: when it changes, they should ask again."""
-        return self.reserved(group), sum(not entry.active for entry in self._of_group(group))
+        waiting = [entry.order for entry in self._of_group(group) if not entry.active]
+        return self.reserved(group), len(waiting), min(waiting, default=None)
 
     def members(self, group: str) -> tuple[Key, ...]:
-        """Return the jobs of a group, those that came first first."""
-        return tuple(entry.claim.job for entry in sorted(self._of_group(group), key=_order))
+        """Return the jobs of a group, those at work first, then in their order."""
+        return tuple(entry.claim.job for entry in _in_order(self._of_group(group)))
 
     def affected(self, group: str, waiting: int) -> tuple[Key, ...]:
-        """Return who of a group should ask again: jobs whose share would change, and so many of the next in line."""
-        line = sorted(self._of_group(group), key=_order)
-        reserved = self.reserved(group)
-        # Sources of one group may declare different limits.
-        fair = {limit: self._fair_shares(group, limit) for limit in {entry.claim.limit for entry in line}}
-        changing = [
-            entry for entry in line if entry.active and _share(entry, fair[entry.claim.limit], reserved) != entry.share
-        ]  # fmt: skip
-        return tuple(entry.claim.job for entry in (*changing, *[entry for entry in line if not entry.active][:waiting]))
+        """Return who should ask again when a group changed: jobs whose share would, and so many of the next in line.
+
+        Where the cap is what others wait for, these are jobs of other groups, too.
+        """
+        spent, fair = self.spent, self._fair_shares()
+        reserved = self._reserved_by_group()
+        changing: list[_Entry] = []
+        next_ones: list[_Entry] = []
+        of_others: list[_Entry] = []
+        for entry in _in_order(self._entries.values()):
+            mine = entry.claim.group == group
+            if entry.active:
+                if self._room(entry, fair, reserved[entry.claim.group], spent) != entry.share:
+                    changing.append(entry)
+            elif mine and len(next_ones) < waiting:
+                next_ones.append(entry)
+            elif not mine and len(of_others) < waiting and entry.claim.job in fair:
+                of_others.append(entry)
+        return tuple(entry.claim.job for entry in (*changing, *next_ones, *of_others))
+
+    # Who may begin ---------------------------------------------------------------------------------------------------
+
+    def _refusal(self, entry: _Entry) -> str:
+        """Return why a job can't begin now; empty when it can."""
+        claim = entry.claim
+        if min(claim.limit, self.cap) < claim.least:
+            return (
+                f"{min(claim.limit, self.cap)} connections to {claim.group} are too few for a job: it needs "
+                f"{max(LEAST_FOR_A_JOB, claim.least)}."
+            )
+        if (active := self.active(claim.source)) >= claim.active_jobs:
+            return f"{active} jobs of the source are at work: limits.activeJobs is {claim.active_jobs}."
+        reserved, spent = self._reserved_by_group(), self.spent
+        ahead = [found for found in self._in_line() if not found.active and found.order < entry.order]
+        if before := sum(found.claim.group == claim.group for found in ahead):
+            return f"{before} jobs that wait for {claim.group} come first."
+        # What shrinking jobs still have counts until it is really gone.
+        if (used := reserved[claim.group]) + claim.least > claim.limit:
+            return f"{used} connections to {claim.group} are in use: with {claim.least} more than {claim.limit}."
+        if spent + claim.least > self.cap:
+            return f"{spent} connections to all sources are in use: with {claim.least} more than {self.cap}."
+        # Who waits for its group alone isn't in the way of other groups.
+        for found in ahead:
+            least = found.claim.least
+            if reserved[found.claim.group] + least <= found.claim.limit and spent + least > self.cap:
+                return f"Jobs come first that wait for some of the {self.cap} connections to all sources."
+        return ""
+
+    def _in_line(self) -> list[_Entry]:
+        """Return the jobs at work, then those that could begin if there were connections for them, in their order.
+
+        Without those that wait for their source's number of jobs, and those that can never begin: they aren't in the
+        way of others.
+        """
+        begun = Counter(entry.claim.source for entry in self._entries.values() if entry.active)
+        line = []
+        for entry in _in_order(self._entries.values()):
+            claim = entry.claim
+            if not entry.active:
+                if begun[claim.source] >= claim.active_jobs or min(claim.limit, self.cap) < claim.least:
+                    continue
+                begun[claim.source] += 1
+            line.append(entry)
+        return line
+
+    # Who gets how much -----------------------------------------------------------------------------------------------
+
+    def _fair_shares(self) -> dict[Key, int]:
+        """Return how many worker pods each job should have, by the count of jobs; those that should wait have none.
+
+        A job that waits and should begin gets its share, too, so that those at work make room for it.
+        """
+        if self._fair is not None:
+            return self._fair
+        spent, total = Counter[str](), 0
+        shares: dict[Key, int] = {}
+        members: list[Claim] = []
+        blocked: set[str] = set()
+        for entry in self._in_line():
+            claim = entry.claim
+            if not entry.active:
+                if claim.group in blocked or spent[claim.group] + claim.least > claim.limit:
+                    # Whoever is behind it in its group waits, too, even if it would fit.
+                    blocked.add(claim.group)
+                    continue
+                if total + claim.least > self.cap:
+                    break
+            shares[claim.job] = 1
+            members.append(claim)
+            spent[claim.group] += claim.least
+            total += claim.least
+        # Rounds: a pod for each, as long as somebody wants one and there is room.
+        while members:
+            growing = []
+            for claim in members:
+                room = min(claim.limit - spent[claim.group], self.cap - total)
+                if shares[claim.job] < claim.parallelism and claim.pool <= room:
+                    shares[claim.job] += 1
+                    spent[claim.group] += claim.pool
+                    total += claim.pool
+                    growing.append(claim)
+            members = growing
+        self._fair = shares
+        return shares
+
+    def _share(self, entry: _Entry) -> int:
+        """Return how many worker pods the job may have now: its fair share, as far as there is room already."""
+        return self._room(entry, self._fair_shares(), self.reserved(entry.claim.group), self.spent)
+
+    def _room(self, entry: _Entry, fair: dict[Key, int], reserved: int, spent: int) -> int:
+        claim = entry.claim
+        free = min(claim.limit - reserved, self.cap - spent) + entry.reserved
+        return max(1, min(fair.get(claim.job, 1), (free - 1) // claim.pool))
+
+    def _grant(self, entry: _Entry, later: datetime | None) -> Grant:
+        moments = [moment for moment in (later, entry.claim.changes_at) if moment is not None]
+        return Grant(
+            admitted=True, parallelism=entry.share, pool=entry.claim.pool, again_at=min(moments, default=None)
+        )  # fmt: skip
+
+    def _reserved_by_group(self) -> Counter[str]:
+        found = Counter[str]()
+        for entry in self._entries.values():
+            found[entry.claim.group] += entry.reserved
+        return found
 
     def _of_group(self, group: str) -> list[_Entry]:
         return [entry for entry in self._entries.values() if entry.claim.group == group]
@@ -151,57 +246,7 @@ class Budget:
     def _of_source(self, source: Key) -> list[_Entry]:
         return [entry for entry in self._entries.values() if entry.claim.source == source]
 
-    def _in_line(self, group: str) -> list[_Entry]:
-        """Return the jobs of a group in their order: those at work, then those that wait.
 
-        Without those that wait for their source's number of jobs: they aren't in the way of jobs of other sources.
-        """
-        entries = self._of_group(group)
-        at_work = Counter(entry.claim.source for entry in entries if entry.active)
-        found = [entry for entry in entries if entry.active or at_work[entry.claim.source] < entry.claim.active_jobs]
-        return sorted(found, key=_order)
-
-    def _refusal(self, entry: _Entry) -> str:
-        """Return why a job can't begin now; empty when it can."""
-        claim = entry.claim
-        if (active := self.active(claim.source)) >= claim.active_jobs:
-            return f"{active} jobs of the source are at work: limits.activeJobs is {claim.active_jobs}."
-        waiting = [found for found in self._in_line(claim.group) if not found.active]
-        if ahead := waiting.index(entry):
-            return f"{ahead} jobs that wait for {claim.group} came first."
-        # What shrinking jobs still have counts until it is really gone.
-        if self.reserved(claim.group) + claim.least > claim.limit:
-            used = self.reserved(claim.group)
-            return f"{used} connections to {claim.group} are in use: with {claim.least} more than {claim.limit}."
-        return ""
-
-    def _fair_shares(self, group: str, free: int) -> dict[Key, int]:
-        """Return how many worker pods each job should have of so many connections, by the count of jobs."""
-        # A job that waits gets its share, too, so that those at work make room for it.
-        members = [entry.claim for entry in self._in_line(group)]
-        shares: dict[Key, int] = {}
-        for member in members:
-            if member.least <= free:
-                shares[member.job], free = 1, free - member.least
-        growing = True
-        while growing:
-            growing = False
-            for member in members:
-                if 0 < shares.get(member.job, 0) < member.parallelism and member.pool <= free:
-                    shares[member.job], free, growing = shares[member.job] + 1, free - member.pool, True
-        return shares
-
-    def _share(self, entry: _Entry) -> int:
-        """Return how many worker pods the job may have now: its fair share, as far as there is room already."""
-        claim = entry.claim
-        return _share(entry, self._fair_shares(claim.group, claim.limit), self.reserved(claim.group))
-
-
-def _share(entry: _Entry, fair: Mapping[Key, int], reserved: int) -> int:
-    claim = entry.claim
-    others = reserved - entry.reserved
-    return max(1, min(fair.get(claim.job, 1), (claim.limit - others - 1) // claim.pool))
-
-
-def _order(entry: _Entry) -> tuple[bool, datetime, Key]:
-    return not entry.active, entry.claim.created, entry.claim.job
+def _in_order(entries: Iterable[_Entry]) -> list[_Entry]:
+    """Return those at work, then those that wait; each by priority, then by age."""
+    return sorted(entries, key=lambda entry: (not entry.active, entry.order))

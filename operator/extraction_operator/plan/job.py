@@ -141,12 +141,15 @@ class _Deciding:
         self.draft.change(phase="Pending", attempt=self.facts.attempt)
         source = self.seen.source
         found = hindrance(self.seen.job, source, self.seen.now)
-        if found is not None and found.until is not None:
-            self.draft.again_at(found.until)
-        elif found is not None:
-            self.wait(found.reason, found.message)
+        if found is not None:
+            if found.until is not None:
+                self.draft.again_at(found.until)
+            if found.reason:
+                self.wait(found.reason, found.message)
         elif not self.seen.grant.admitted:
             self.wait("WaitingForBudget", self.seen.grant.reason)
+            if self.seen.grant.again_at is not None:
+                self.draft.again_at(self.seen.grant.again_at)
         elif not self.facts.protected:
             self.draft.act(AddFinalizer())
         elif source is not None:  # or there would be a hindrance

@@ -7,6 +7,7 @@ from typing import Any
 from extraction_contract.messages import CheckMessage
 from extraction_contract.source import ServerStatus
 from extraction_operator.plan import children, conditions, names
+from extraction_operator.plan.claims import LEAST_FOR_A_JOB
 from extraction_operator.plan.conditions import State, in_progress
 from extraction_operator.plan.failures import Failure, Kind, of_job, of_pod
 from extraction_operator.plan.settings import Settings
@@ -160,6 +161,13 @@ class _Deciding:
             can_write=found.can_write,
         )
         limit = self.seen.source.spec.limits.max_connections
+        if 0 <= found.role_connection_limit < LEAST_FOR_A_JOB:
+            message = (
+                f"The role may have {found.role_connection_limit} connections only, and a job needs {LEAST_FOR_A_JOB}: "
+                "one holds its snapshot, another one reads. ALTER ROLE … CONNECTION LIMIT gives it more."
+            )
+            self.not_ready(check, Failure(Kind.TERMINAL, "TooFewConnections", message))
+            return
         facts = [
             f"PostgreSQL {found.server_version}",
             found.tls or "no TLS",

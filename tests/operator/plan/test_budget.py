@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extraction_operator.plan.budget import Budget, Claim, claim_of
+from extraction_contract.source import ServerStatus
+from extraction_operator.plan.budget import CALM, Budget
+from extraction_operator.plan.claims import Claim, claim_of
 from extraction_operator.plan.values import ChildJob, Ending, Key, Role
 from support.plan_world import NOW, make_job, make_source, seconds
 
@@ -44,21 +46,53 @@ def test_a_second_job_waits_until_the_first_has_made_room():
     assert budget.members("db") == (Key("team", "a"), Key("team", "b"))
 
 
-def test_a_share_grows_calmly_and_says_when():
+def working(name: str, pods: int, **fields) -> Claim:
+    """Return the claim of a job that has a worker Job."""
+    return claim(name, used=1 + pods * fields.get("pool", 2), working=True, **fields)
+
+
+def test_a_worker_job_isnt_resized_twice_within_half_a_minute():
     budget = Budget()
-    budget.ask(claim("a", parallelism=1), NOW)
-    grant = budget.ask(claim("a", used=3), NOW + seconds(1))
-    assert (grant.parallelism, grant.again_at) == (1, NOW + seconds(30))
-    grant = budget.ask(claim("a", used=3), NOW + seconds(30))
+    budget.ask(claim("a"), NOW)
+    assert budget.ask(working("a", 4), NOW).parallelism == 4
+    budget.ask(claim("b"), NOW)
+    assert budget.ask(working("a", 4), NOW + seconds(1)).parallelism == 2
+    budget.release(Key("team", "b"))
+    grant = budget.ask(working("a", 2), NOW + seconds(2))
+    assert (grant.parallelism, grant.again_at) == (2, NOW + seconds(31))
+    grant = budget.ask(working("a", 2), NOW + seconds(31))
     assert (grant.parallelism, grant.again_at) == (4, None)
+    # Nor does it shrink right after it has grown.
+    budget.ask(claim("b"), NOW + seconds(32))
+    grant = budget.ask(working("a", 4), NOW + seconds(33))
+    assert (grant.parallelism, grant.again_at) == (4, NOW + seconds(61))
+    assert budget.ask(working("a", 4), NOW + seconds(61)).parallelism == 2
+
+
+def test_what_people_declare_is_followed_at_once():
+    budget = Budget()
+    budget.ask(claim("a"), NOW)
+    budget.ask(claim("b"), NOW)
+    assert budget.ask(working("a", 4), NOW).parallelism == 2
+    assert budget.ask(working("a", 2, parallelism=1), NOW + seconds(1)).parallelism == 1
+
+
+def test_before_there_are_workers_a_share_changes_freely():
+    budget = Budget()
+    for _ in range(3):
+        assert budget.ask(claim("a", used=3), NOW).parallelism == 4
+        assert not budget.ask(claim("b"), NOW).admitted
+        assert budget.ask(claim("a", used=3), NOW).parallelism == 2
+        budget.release(Key("team", "b"))
 
 
 def test_a_share_doesnt_grow_into_what_others_still_use():
     budget = Budget()
     budget.ask(claim("a", parallelism=1), NOW)
     budget.ask(claim("b", parallelism=1), NOW)
-    assert budget.ask(claim("a", used=3), NOW + seconds(60)).parallelism == 3
-    assert budget.ask(claim("b", used=3), NOW + seconds(60)).parallelism == 1
+    assert budget.ask(claim("a", used=3), NOW).parallelism == 3
+    # Fair would be two pods each; what the first has beyond that isn't free yet.
+    assert budget.ask(claim("b", used=3), NOW).parallelism == 1
 
 
 def test_who_came_first_begins_first():
@@ -66,11 +100,87 @@ def test_who_came_first_begins_first():
     budget.ask(claim("a", used=9), NOW)
     assert not budget.ask(claim("c", pool=1), NOW).admitted
     assert not budget.ask(claim("b"), NOW).admitted
-    assert "1 jobs that wait" in budget.ask(claim("c", pool=1), NOW).reason
+    assert "1 jobs that wait for db come first" in budget.ask(claim("c", pool=1), NOW).reason
     assert budget.release(Key("team", "a")) == "db"
     assert budget.release(Key("team", "a")) is None
     assert budget.ask(claim("b"), NOW).admitted
     assert budget.ask(claim("c", pool=1), NOW).admitted
+
+
+def test_among_those_that_wait_priority_comes_before_age():
+    budget = Budget()
+    budget.ask(claim("a", used=9), NOW)
+    assert not budget.ask(claim("b"), NOW).admitted
+    state = budget.state("db")
+    assert not budget.ask(claim("c", priority=1), NOW).admitted
+    assert budget.members("db") == (Key("team", "a"), Key("team", "c"), Key("team", "b"))
+    budget.release(Key("team", "a"))
+    assert "1 jobs" in budget.ask(claim("b"), NOW).reason
+    # It may change: those that come first by it are told.
+    state = budget.state("db")
+    assert not budget.ask(claim("b", priority=2, limit=2), NOW).admitted, "too little for any job"
+    assert budget.ask(claim("b", priority=2), NOW).admitted
+    assert budget.state("db") != state
+
+
+def test_a_change_of_priority_concerns_the_others():
+    budget = Budget()
+    for name in "abc":
+        budget.ask(claim(name, used=9 if name == "a" else 0), NOW)
+    state = budget.state("db")
+    budget.ask(claim("b", priority=-1), NOW)
+    assert budget.state("db") != state
+
+
+def test_the_cap_holds_over_all_groups_and_its_line_too():
+    budget = Budget(cap=7)
+    assert budget.ask(claim("a", group="one", parallelism=2), NOW).parallelism == 2
+    refused = budget.ask(claim("b", group="two"), NOW)
+    assert refused.reason == "5 connections to all sources are in use: with 3 more than 7."
+    assert budget.ask(claim("a", group="one", parallelism=2, used=5), NOW).parallelism == 1
+    # Who comes later doesn't overtake it, though it would fit.
+    assert "Jobs come first" in budget.ask(claim("c", group="three", pool=1), NOW).reason
+    assert budget.affected("one", 4) == (Key("team", "b"),)
+    assert budget.ask(claim("a", group="one", parallelism=2, used=3), NOW).parallelism == 1
+    assert budget.ask(claim("b", group="two"), NOW).parallelism == 1
+    assert budget.spent == 6
+    assert budget.affected("two", 4) == ()
+
+
+def test_who_waits_for_its_own_group_isnt_in_the_way_of_others():
+    budget = Budget()
+    budget.ask(claim("a", group="one", used=9), NOW)
+    assert not budget.ask(claim("b", group="one", priority=9), NOW).admitted
+    assert budget.ask(claim("c", group="two"), NOW).admitted
+
+
+def test_room_is_made_only_for_those_that_may_begin():
+    """Of many jobs of a source only so many count as may be at work: others would keep room free for nothing."""
+    budget = Budget()
+    fields = {"limit": 20, "pool": 1, "active_jobs": 2, "parallelism": 18}
+    assert budget.ask(claim("a", **fields), NOW).parallelism == 18
+    for name in "bcdefghi":
+        assert not budget.ask(claim(name, **fields), NOW).admitted
+    assert budget.ask(claim("a", used=19, **fields), NOW).parallelism == 9
+    assert budget.ask(claim("a", used=10, **fields), NOW).parallelism == 9
+    assert budget.ask(claim("b", **fields), NOW).parallelism == 9
+    assert budget.reserved("db") == 20
+
+
+def test_a_later_job_that_would_fit_keeps_no_room_free_while_another_comes_first():
+    budget = Budget()
+    assert budget.ask(claim("a", parallelism=4), NOW).parallelism == 4
+    assert not budget.ask(claim("b", pool=8), NOW).admitted
+    assert not budget.ask(claim("c", pool=1), NOW).admitted
+    assert budget.ask(claim("a", parallelism=4, used=9), NOW).parallelism == 4
+
+
+@pytest.mark.parametrize(("limit", "cap"), [(2, 100), (1, 100), (10, 2)])
+def test_a_limit_that_is_too_small_for_a_job_is_the_reason_and_in_nobodys_way(limit, cap):
+    budget = Budget(cap)
+    refused = budget.ask(claim("a", limit=limit), NOW)
+    assert refused.reason == f"{min(limit, cap)} connections to db are too few for a job: it needs 3."
+    assert budget.ask(claim("b", limit=10, pool=1), NOW).admitted
 
 
 def test_a_source_with_enough_jobs_isnt_in_the_way_of_others():
@@ -108,13 +218,42 @@ def test_a_job_that_runs_is_taken_over_after_a_start():
 )  # fmt: skip
 def test_what_a_job_uses_is_read_from_its_children(children, used):
     jobs = tuple(ChildJob("name", "uid", attempt=1, number=0, created=NOW, **child) for child in children)
-    assert claim_of(make_job(), make_source(), jobs, NOW).used == used
+    assert claim_of(make_job(), make_source(), jobs, NOW, 100).used == used
+
+
+def claimed(job=None, *, cap: int = 100, now: datetime = NOW, **source) -> Claim:
+    return claim_of(job or make_job(), make_source(**source), (), now, cap)
 
 
 def test_a_claim_follows_what_is_declared():
-    found = claim_of(make_job(parallelism=7), make_source(pool={"size": 5}, limits={"maxConnections": 4}), (), NOW)
+    found = claimed(make_job(parallelism=7, priority=3), pool={"size": 5}, limits={"maxConnections": 4})
     assert (found.pool, found.limit, found.least, found.parallelism, found.group) == (3, 4, 4, 7, "shop-db:5432")
-    assert claim_of(make_job(suspend=True), make_source(), (), NOW).parallelism == 1
+    assert (found.priority, found.working, found.changes_at) == (3, False, None)
+    assert claimed(make_job(suspend=True)).parallelism == 1
+    assert claimed(pool={"size": 5}, cap=2).pool == 1
+    assert claimed(limits={"maxConnections": 2}).least == 2
+
+
+@pytest.mark.parametrize(("role", "limit", "pool"), [(-1, 10, 2), (5, 5, 2), (2, 2, 1), (1, 1, 1), (50, 10, 2)])
+def test_the_limit_of_the_role_counts(role, limit, pool):
+    source = make_source()
+    server = ServerStatus(version="18.6", latency_milliseconds=1, role_connection_limit=role)
+    source = source.model_copy(update={"status": source.status.model_copy(update={"server": server})})
+    found = claim_of(make_job(), source, (), NOW, 100)
+    assert (found.limit, found.pool) == (limit, pool)
+    assert Budget().ask(found, NOW).admitted is (role != 1)
+
+
+def test_a_window_changes_the_limit_and_beyond_all_of_them_one_pod_goes_on():
+    assert f"{NOW:%H:%M}" == "12:00"
+    lunch = {"start": "12:00", "end": "13:00", "maxConnections": 4}
+    night = {"start": "22:00", "end": "06:00"}
+    found = claimed(limits={"windows": [lunch, night]})
+    assert (found.limit, found.pool, found.parallelism, found.changes_at) == (4, 2, 4, NOW + seconds(3600))
+    later = claimed(limits={"windows": [lunch, night]}, now=NOW + seconds(3600))
+    assert (later.limit, later.parallelism, later.changes_at) == (10, 1, NOW + seconds(10 * 3600))
+    grant = Budget().ask(replace(found, used=9), NOW)
+    assert (grant.parallelism, grant.again_at) == (1, NOW + seconds(3600))
 
 
 # A world of jobs ---------------------------------------------------------------------------------------------------
@@ -128,50 +267,61 @@ class Running:
     pods: int = 0
     ending: int = 0
     work: int = 10
+    resized: datetime | None = None
 
     @property
     def used(self) -> int:
         return 1 + max(1, self.pods + self.ending) * self.claim.pool if self.pods or self.ending else 0
 
+    def seen(self) -> Claim:
+        return replace(self.claim, used=self.used, working=bool(self.pods))
+
 
 JOBS = st.lists(
-    st.tuples(st.integers(0, 2), st.integers(1, 8), st.integers(1, 6), st.integers(1, 12)), min_size=1, max_size=8
-)
+    st.tuples(st.integers(0, 3), st.integers(1, 8), st.integers(1, 6), st.integers(1, 12), st.integers(-1, 1)),
+    min_size=1, max_size=9,
+)  # fmt: skip
+LIMITS = st.integers(2, 24)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
-@given(jobs=JOBS, limit=st.integers(3, 24), active_jobs=st.integers(1, 4), order=st.randoms(use_true_random=False))
-def test_all_jobs_come_to_an_end_within_the_limit(jobs, limit, active_jobs, order):
-    """Whatever the limit and the order of asking, connections stay below it, and every job gets its turn."""
-    budget, now = Budget(), NOW
-    world = [
+def world_of(jobs, limits, active_jobs, cap) -> list[Running]:
+    """Return jobs of four sources on two servers."""
+    return [
         Running(
             Claim(
-                Key("team", f"job-{place}"), Key("team", f"source-{source}"), "db", limit, active_jobs,
-                min(pool, limit - 1), parallelism, created=NOW + seconds(place),
+                Key("team", f"job-{place}"), Key("team", f"source-{source}"), f"db-{source % 2}", limits[source % 2],
+                active_jobs, min(pool, limits[source % 2] - 1, cap - 1), parallelism, created=NOW + seconds(place),
+                priority=priority,
             ), work=work,
         )
-        for place, (source, pool, parallelism, work) in enumerate(jobs)
+        for place, (source, pool, parallelism, work, priority) in enumerate(jobs)
     ]  # fmt: skip
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@given(
+    jobs=JOBS, limits=st.tuples(LIMITS, LIMITS), cap=st.integers(2, 40), active_jobs=st.integers(1, 4),
+    order=st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_all_jobs_come_to_an_end_within_the_limits(jobs, limits, cap, active_jobs, order):
+    """Whatever the limits and the order of asking, connections stay below them, and every job gets its turn."""
+    budget, now = Budget(cap), NOW
+    world = world_of(jobs, limits, active_jobs, cap)
     for _ in range(60 * len(world)):
         if not world:
             return
         now = _round(budget, world, now, order)
-        assert sum(job.used for job in world) <= limit
-        assert budget.reserved("db") <= limit
+        for place, limit in enumerate(limits):
+            assert sum(job.used for job in world if job.claim.group == f"db-{place}") <= limit
+            assert budget.reserved(f"db-{place}") <= limit
+        assert budget.spent <= cap
     pytest.fail("somebody never gets a turn")
 
 
 def _round(budget: Budget, world: list[Running], now: datetime, order) -> datetime:
     """Have the jobs ask in some order, and do what they may."""
     for job in order.sample(world, len(world)):
-        grant = budget.ask(replace(job.claim, used=job.used), now)
-        if not grant.admitted:
-            assert grant.reason
-            continue
-        # Pods beyond what is granted end; new ones come as others have ended.
-        job.ending += max(0, job.pods - grant.parallelism)
-        job.pods = max(min(job.pods, grant.parallelism), grant.parallelism - job.ending)
+        _ask(budget, job, now)
     for job in list(world):
         job.ending = order.randint(0, job.ending - 1) if job.ending else 0
         job.work -= order.randint(1, job.pods) if job.pods else 0
@@ -179,3 +329,48 @@ def _round(budget: Budget, world: list[Running], now: datetime, order) -> dateti
             world.remove(job)
             budget.release(job.claim.job)
     return now + seconds(7)
+
+
+def _ask(budget: Budget, job: Running, now: datetime) -> None:
+    grant = budget.ask(job.seen(), now)
+    if not grant.admitted:
+        assert grant.reason
+        return
+    if job.pods and grant.parallelism != job.pods + job.ending and grant.parallelism != job.pods:
+        assert job.resized is None or now - job.resized >= CALM, "resized twice in half a minute"
+        job.resized = now
+    # Pods beyond what is granted end; new ones come as others have ended.
+    job.ending += max(0, job.pods - grant.parallelism)
+    job.pods = max(min(job.pods, grant.parallelism), grant.parallelism - job.ending)
+
+
+@settings(max_examples=80, deadline=None, derandomize=True, database=None)
+@given(
+    jobs=JOBS, limits=st.tuples(LIMITS, LIMITS), cap=st.integers(2, 40), active_jobs=st.integers(1, 4),
+    order=st.randoms(use_true_random=False),
+)  # fmt: skip
+def test_nothing_that_somebody_could_use_stays_unused(jobs, limits, cap, active_jobs, order):
+    """Once everybody has what it was granted, what is left is less than any pod or job that wants more would need."""
+    budget, now = Budget(cap), NOW
+    world = world_of(jobs, limits, active_jobs, cap)
+    for _ in range(3 * len(world) + 6):
+        for job in order.sample(world, len(world)):
+            _ask(budget, job, now)
+            job.ending = 0
+        now += CALM
+    free = {f"db-{place}": min(limit - budget.reserved(f"db-{place}"), cap - budget.spent)
+            for place, limit in enumerate(limits)}  # fmt: skip
+    heads = set()
+    for key in (*budget.members("db-0"), *budget.members("db-1")):
+        [job] = [job for job in world if job.claim.job == key]
+        if job.pods:
+            assert job.pods == job.claim.parallelism or free[job.claim.group] < job.claim.pool
+        elif budget.active(job.claim.source) < active_jobs and job.claim.group not in heads:
+            heads.add(job.claim.group)  # others wait behind it
+            assert free[job.claim.group] < job.claim.least
+    # And nobody has two pods more than another one that could use them.
+    for group in free:
+        mine = [job for job in world if job.pods and job.claim.group == group]
+        wanting = [job.pods for job in mine if job.pods < job.claim.parallelism and job.claim.pool == 1]
+        for job in mine:
+            assert all(job.pods <= pods + 1 for pods in wanting)

@@ -112,6 +112,29 @@ def test_a_plan_that_was_never_stored_doesnt_keep_a_job_from_success():
     assert decision.status.plan is not None
 
 
+def test_outside_of_its_sources_windows_a_job_waits_for_the_next_one():
+    windows = [{"start": "22:00", "end": "06:00", "timeZone": "Europe/Berlin"}]
+    world = World.pending()
+    world.source = make_source(limits={"windows": windows})
+    decision = world.step()
+    assert ready(decision) == (
+        "OutsideWindow", "No window of DataSource shop is open: the next one opens on 2026-03-01 at 22:00 CET."
+    )  # fmt: skip
+    assert decision.again_at == NOW + seconds(9 * 3600)
+    world.now = decision.again_at
+    assert created(world.step()) == ["lead-1"]
+    # What has begun goes on when the window closes.
+    world = World.planning()
+    world.source = make_source(limits={"windows": windows})
+    assert world.step().status.phase == "Planning"
+
+
+def test_a_job_that_waits_for_its_budget_asks_again_when_a_window_changes_it():
+    world = World.pending()
+    world.grant = Grant(admitted=False, reason="No.", again_at=NOW + seconds(60))
+    assert world.step().again_at == NOW + seconds(60)
+
+
 @pytest.mark.parametrize(
     ("change", "reason", "part"),
     [

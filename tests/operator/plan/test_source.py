@@ -151,6 +151,14 @@ def test_what_a_check_finds_is_told():
     assert [event.reason for event in decision.events] == ["Connected", "RoleCanWrite"]
 
 
+def test_a_role_with_too_few_connections_for_a_job_is_refused():
+    world = SourceWorld()
+    world.check_says(FOUND.model_copy(update={"role_connection_limit": 1}))
+    assert (world.condition().status, world.condition().reason) == ("False", "TooFewConnections")
+    assert "may have 1 connections only, and a job needs 2" in world.condition().message
+    assert world.condition("Stalled").status == "True"
+
+
 def test_a_failed_check_is_told_and_repeated_later_and_later():
     world = SourceWorld()
     decision = world.check_says(REFUSED)
