@@ -3,7 +3,9 @@
 import sys
 
 import extraction_worker.cli.run  # what the command would import when it runs
-import extraction_worker.source.pool  # noqa: F401 - and this one later, beside the planning
+import extraction_worker.source.pool  # and these later, beside the planning
+import extraction_worker.stages.extraction
+import extraction_worker.stages.publish  # noqa: F401
 from bench.peers.protocol import clocked
 from extraction_worker.cli import main
 

@@ -55,6 +55,8 @@ class Contract(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        # Validators of the two kinds are built when they are needed, not those of each of their parts at every start.
+        defer_build=True,
         strict=True,
         alias_generator=to_camel,
         validate_by_name=True,

@@ -1,31 +1,14 @@
 """The commands and their options; what they do is in the modules that they import."""
 
-import gc
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from extraction_worker.cli.arguments import JobArguments, files_argument, job_arguments, output_option
 from extraction_worker.cli.cluster import COMMANDS as IN_CLUSTER
+from extraction_worker.cli.loading import uncollected
 from extraction_worker.cli.pod import pod
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Import without the garbage collector, and keep what was imported from it.
-
-    Modules stay until the end: walking through their hundred thousand objects again and again, last when Python ends,
-    takes a quarter of the time of importing them.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-        gc.freeze()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -41,7 +24,7 @@ def run(arguments: JobArguments) -> None:
 
     Nothing is published unless all of it is complete and verified. Ctrl-C stops within two seconds.
     """
-    with _uncollected():
+    with uncollected():
         from extraction_worker.cli.run import run_job
 
     sys.exit(run_job(arguments))
@@ -51,7 +34,7 @@ def run(arguments: JobArguments) -> None:
 @job_arguments
 def plan(arguments: JobArguments) -> None:
     """Show how a job would be split, without extracting anything."""
-    with _uncollected():
+    with uncollected():
         from extraction_worker.cli.run import plan_job
 
     sys.exit(plan_job(arguments))

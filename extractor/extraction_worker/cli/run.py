@@ -15,14 +15,16 @@ from extraction_contract.problems import ManifestError
 from extraction_contract.resolve import ResolvedJob, resolve
 from extraction_contract.scalars import Quantity
 from extraction_worker.cli.arguments import JobArguments
+from extraction_worker.cli.loading import load_beside
 from extraction_worker.errors import ExtractionError, Interrupted, InvalidManifest, scrub
 from extraction_worker.model import Manifest
 from extraction_worker.report.progress import Progress
 from extraction_worker.report.show import follow, print_manifest, print_plan
 from extraction_worker.stages.local import LocalRun
 from extraction_worker.stages.settings import LocalOptions
-from extraction_worker.stream.allocation import prepare_allocators
 
+_LATER = ("extraction_worker.stages.extraction", "extraction_worker.stages.publish", "extraction_worker.source.pool")
+"""What reads and writes: half of all that is imported, and not needed until the plan is made."""
 _GRACE_SECONDS = 1.8
 """How long a stopped run may take to clean up before the process ends anyway; the next run removes the rest."""
 
@@ -30,7 +32,7 @@ _GRACE_SECONDS = 1.8
 def run_job(arguments: JobArguments) -> int:
     """Run a job; return the exit code."""
     with errors_told(arguments.output) as failed:
-        prepare_allocators()
+        load_beside(*_LATER)
         resolved = _resolve(arguments)
         progress = Progress()
         local = LocalRun(resolved, _options(arguments), progress)

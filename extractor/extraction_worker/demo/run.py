@@ -19,7 +19,6 @@ from extraction_worker.report.progress import Progress
 from extraction_worker.report.show import print_manifest
 from extraction_worker.stages.local import LocalRun
 from extraction_worker.stages.settings import LocalOptions
-from extraction_worker.stream.allocation import prepare_allocators
 from extraction_worker.verify.manifest import open_set, verify_set
 
 _MANIFESTS = Template(
@@ -60,7 +59,6 @@ _READER = "demo_reader"
 
 def run_demo(rows: int, folder: Path) -> int:
     """Run the demo below ``folder``; return the exit code. The server is stopped and removed at the end."""
-    prepare_allocators()
     folder.mkdir(parents=True, exist_ok=True)
     _say("Starting a PostgreSQL of our own …")
     try:

@@ -28,16 +28,15 @@ from extraction_worker.report.progress import Phase, Progress
 from extraction_worker.sink.abc import Sink
 from extraction_worker.sink.open import open_sink
 from extraction_worker.source.slots import patiently
-from extraction_worker.stages.extraction import Extraction
 from extraction_worker.stages.owner import Owner
 from extraction_worker.stages.plan import Reading, read_job
-from extraction_worker.stages.publish import publish
 from extraction_worker.stages.results import finished_results, put_result
 from extraction_worker.stages.settings import LocalOptions, plan_memory
 from extraction_worker.stages.source import JobSource
 
 if TYPE_CHECKING:
     from extraction_worker.source.pool import SourcePool
+    from extraction_worker.stages.extraction import Extraction
 
 _Result = TypeVar("_Result")
 
@@ -240,6 +239,11 @@ class LocalRun:
         return patiently(call, wait=wait, say=self._progress.say)
 
     def _work(self, attempt: _Attempt, sink: Sink) -> None:
+        # Here, and in _publish: Arrow takes a while to import, and nothing before needs it.
+        from extraction_worker.stages.extraction import Extraction
+        from extraction_worker.stream.allocation import prepare_allocators
+
+        prepare_allocators()
         limit = self._resolved.source.spec.limits.bytes_per_second
         extraction = Extraction(
             attempt.plan,
@@ -271,6 +275,8 @@ class LocalRun:
                 self._extraction = None
 
     def _publish(self, attempt: _Attempt, sink: Sink) -> Manifest:
+        from extraction_worker.stages.publish import publish
+
         self._check_stopped()
         self._progress.phase(Phase.PUBLISHING)
         job = f"{self._namespace}/{self._job.metadata.name}"

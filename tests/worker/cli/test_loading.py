@@ -1,0 +1,27 @@
+"""What a command imports, and when."""
+
+import gc
+import subprocess
+import sys
+
+from extraction_worker.cli.loading import load_beside, uncollected
+
+
+def test_arrow_is_not_loaded_before_the_source_is_asked():
+    script = "import sys, extraction_worker.cli.run; print({'pyarrow', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_modules_are_loaded_beside_and_the_collector_goes_on():
+    load_beside("json.tool").join(30)
+    assert "json.tool" in sys.modules
+    assert gc.isenabled()
+
+
+def test_a_module_that_is_missing_is_missed_by_who_needs_it():
+    load_beside("extraction_worker.no_such_module", "json.tool").join(30)
+    assert gc.isenabled()
+    with uncollected():
+        assert not gc.isenabled()
+    assert gc.isenabled()
