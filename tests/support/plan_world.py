@@ -249,6 +249,7 @@ class World:
         """Return the world of a job whose workers are complete."""
         world = cls.working(**spec)
         world.change_job(Role.WORK, ending=Ending.COMPLETE, ended_at=world.now, active=0, completed_indexes="0-3")
+        world.pass_time(SETTINGS.brief)
         world.step()
         return world
 

@@ -75,6 +75,9 @@ def test_a_job_of_several_bundles_goes_through_its_phases():
     assert (decision.status.progress.chunks, decision.status.progress.completed_bundles) == (6, "0,2")
     world.change_job(Role.WORK, ending=Ending.COMPLETE, ended_at=world.now, active=0, completed_indexes="0-3")
     decision = world.step()
+    assert decision.status.phase == "Running", "publishing that is over at once isn't told"
+    world.pass_time(SETTINGS.brief)
+    decision = world.step()
     assert decision.status.phase == "Publishing"
     assert decision.status.progress is not None
     assert decision.status.progress.summary == "10/10"
@@ -84,7 +87,7 @@ def test_a_job_of_several_bundles_goes_through_its_phases():
     assert decision.status.phase == "Succeeded"
     assert decision.urgent
     assert decision.status.result is not None
-    assert decision.status.result.model_dump() == PUBLISHED.model_dump(exclude={"plan_digest"}) | {"seconds": 10}
+    assert decision.status.result.model_dump() == PUBLISHED.model_dump(exclude={"plan_digest"}) | {"seconds": 12}
     assert kstatus(decision.status, generation=1) == "Current"
     assert {c.type for c in decision.status.conditions if c.status == "True"} == {"Ready", "Succeeded"}
     decision = world.step()
