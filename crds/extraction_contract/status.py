@@ -94,6 +94,8 @@ class ExtractionJobStatus(Contract):
     restarts: Count = 0
     """Attempts that were begun without being asked for since then, after a failure that may pass or a lost
     snapshot."""
+    memory_kills: Count = 0
+    """Attempts since then whose lead was killed for its memory; each halves what the next one keeps in memory."""
     workers: Count = 0
     """Number of the worker Job within the attempt; it grows when a Job is replaced because its pods hang on a lost
     node."""

@@ -40,6 +40,8 @@ def lead_job(declared: Declared, *, parallelism: int, one_pod: bool, barred: boo
     settings = declared.settings
     held = declared.consistency == "Snapshot"
     environment = environment_of(declared) | {"EXTRACTION_PARALLELISM": str(parallelism)}
+    if declared.job.status.memory_kills:
+        environment["EXTRACTION_KILLED"] = str(declared.job.status.memory_kills)
     if one_pod:
         environment["EXTRACTION_BUNDLES"] = "1"
     hold = container_of(declared, "hold", environment, settings.hold) | {"restartPolicy": "Always"}

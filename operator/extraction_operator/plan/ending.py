@@ -14,7 +14,7 @@ from extraction_operator.plan.causes import Cause
 from extraction_operator.plan.conditions import State
 from extraction_operator.plan.draft import Draft
 from extraction_operator.plan.facts import BEGUN, Facts, ended_well
-from extraction_operator.plan.failures import Failure, Kind
+from extraction_operator.plan.failures import OUT_OF_MEMORY, Failure, Kind
 from extraction_operator.plan.making import Maker
 from extraction_operator.plan.values import ChildJob, CreateJob, DeleteJob, Event, RemoveFinalizer, Role, ScaleJob
 
@@ -232,6 +232,7 @@ class Ending:
         message = self.with_what_is_left(f"{failure.message} Attempt {attempt} follows.")
         self.draft.change(
             phase="Pending", attempt=attempt, restarts=self.status.restarts + counted, workers=0,
+            memory_kills=self.status.memory_kills + (failure.reason == OUT_OF_MEMORY),
             consistency="PerPartition" if degraded else self.status.consistency,
             next_attempt_time=self.seen.now + timedelta(seconds=wait), plan=None, progress=None,
         )  # fmt: skip

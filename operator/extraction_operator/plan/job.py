@@ -129,9 +129,9 @@ class _Deciding:
     def retry(self) -> None:
         message = f"Attempt {self.status.attempt + 1} was asked for (spec.retry is {self.spec.retry})."
         self.draft.change(
-            phase="Pending", attempt=self.status.attempt + 1, retries=self.spec.retry, restarts=0, workers=0,
-            consistency=None, next_attempt_time=None, start_time=None, completion_time=None, plan=None, progress=None,
-            result=None,
+            phase="Pending", attempt=self.status.attempt + 1, retries=self.spec.retry, restarts=0,
+            memory_kills=0, workers=0, consistency=None, next_attempt_time=None, start_time=None, completion_time=None,
+            plan=None, progress=None, result=None,
         )  # fmt: skip
         self.draft.say(in_progress("Retrying", message))
         self.draft.event("Retrying", message)

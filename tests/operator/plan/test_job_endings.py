@@ -185,6 +185,20 @@ def test_an_index_that_needs_more_memory_than_there_is_fails_the_job():
     assert "podTemplate.resources.limits.memory" in ready(decision)[1]
 
 
+def test_a_lead_that_was_killed_for_its_memory_begins_anew_with_less():
+    world = World.planned(1)
+    world.step()
+    killed = ended("publish", "", 137, "OOMKilled")
+    plan = ended("plan", plan_message(1))
+    world.change_pod(Role.LEAD, containers=(running("hold"), plan, killed), phase="Failed")
+    decision = finish(world)
+    assert (decision.status.phase, decision.status.attempt, decision.status.memory_kills) == ("Pending", 2, 1)
+    world.pass_time(SETTINGS.backoff)
+    [action] = actions(world.step(), CreateJob)
+    environment = action.manifest["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "EXTRACTION_KILLED", "value": "1"} in environment
+
+
 def test_evictions_of_workers_dont_count():
     world = World.working()
     world.add_pod(Role.WORK, ended("work", INTERRUPTED), index=1, phase="Failed", disrupted="EvictionByEvictionAPI")

@@ -16,7 +16,8 @@ GOOD = {
 def test_variables_become_values():
     environment = Environment.parse(GOOD)
     assert (environment.consistency, environment.pool) == (Consistency.SNAPSHOT, 2)
-    assert (environment.parallelism, environment.bundles) == (None, 3)
+    assert (environment.parallelism, environment.bundles, environment.killed) == (None, 3, 0)
+    assert Environment.parse(GOOD | {"EXTRACTION_KILLED": "2"}).killed == 2
     assert BundleEnvironment.parse(GOOD) == BundleEnvironment(2, 3, "d")
 
 
@@ -32,6 +33,7 @@ def test_variables_become_values():
         ("EXTRACTION_POOL", "two"),
         ("EXTRACTION_PARALLELISM", "-1"),
         ("EXTRACTION_BUNDLES", "0"),
+        ("EXTRACTION_KILLED", "once"),
     ],
 )
 def test_a_wrong_variable_is_named(name, value):

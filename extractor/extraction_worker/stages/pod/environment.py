@@ -27,6 +27,8 @@ class Environment:
     """Worker pods at the same time, where the pod was told."""
     bundles: int | None
     """Into how many bundles the plan is divided, where that is decided already."""
+    killed: int
+    """Leads of earlier attempts that were killed for their memory."""
 
     @classmethod
     def parse(cls, variables: Mapping[str, str]) -> Self:
@@ -48,6 +50,7 @@ class Environment:
             pool=_number(variables, "EXTRACTION_POOL", least=1),
             parallelism=_optional(variables, "EXTRACTION_PARALLELISM"),
             bundles=_optional(variables, "EXTRACTION_BUNDLES"),
+            killed=_optional(variables, "EXTRACTION_KILLED") or 0,
         )
 
 
