@@ -12,6 +12,10 @@ from bench.operator.report import Report
 _ROOT = Path(__file__).parents[2]
 _RESULTS = _ROOT / "bench" / "results"
 
+raised_option = click.option(
+    "--raised", is_flag=True, help="Let Kubernetes' own programs ask for 200 requests a second, not for its defaults."
+)
+
 
 @click.group(context_settings={"show_default": True})
 @click.option("--name", default="", help="Of the results. Default: operator-COMMAND.local, which stays out of git.")
@@ -27,13 +31,14 @@ def main(ctx: click.Context, *, name: str) -> None:
 @click.option("--rate", default=20.0, help="Creations a second.")
 @click.option("--seconds", default=20.0)
 @click.option("--sources", default=50)
+@raised_option
 @click.pass_obj
-def latency(name: str, *, rate: float, seconds: float, sources: int) -> None:
+def latency(name: str, *, rate: float, seconds: float, sources: int, raised: bool) -> None:
     """From the creation of an ExtractionJob to that of its lead Job."""
     from bench.operator.latency import run
 
     report = Report(name, VERSION)
-    run(report, rate=rate, seconds=seconds, sources=sources)
+    run(report, rate=rate, seconds=seconds, sources=sources, raised=raised)
     _show(report)
 
 
@@ -43,13 +48,14 @@ def latency(name: str, *, rate: float, seconds: float, sources: int) -> None:
 @click.option("--bundles", default=2, help="Worker pods of each job, and pods of each second bare Job.")
 @click.option("--rounds", default=2)
 @click.option("--admitted", default=10, help="Jobs that a source admits at once.")
+@raised_option
 @click.pass_obj
-def pairs(name: str, *, jobs: int, sources: int, bundles: int, rounds: int, admitted: int) -> None:
+def pairs(name: str, *, jobs: int, sources: int, bundles: int, rounds: int, admitted: int, raised: bool) -> None:
     """Many jobs to their end, against pairs of dependent bare Jobs; writes per job."""
     from bench.operator.pairs import run
 
     report = Report(name, VERSION)
-    run(report, jobs=jobs, sources=sources, bundles=bundles, rounds=rounds, admitted=admitted)
+    run(report, jobs=jobs, sources=sources, bundles=bundles, rounds=rounds, admitted=admitted, raised=raised)
     _show(report)
 
 

@@ -6,17 +6,19 @@ import time
 from bench.operator import audit
 from bench.operator.audit import Write
 from bench.operator.client import Client, client
-from bench.operator.plane import OPERATOR, Plane, plane
+from bench.operator.plane import OPERATOR, Plane, described, plane
 from bench.operator.report import Report, quantile
 from bench.operator.scene import Scene
 
 _LONGEST = 0.05
 
 
-def run(report: Report, *, rate: float, seconds: float, sources: int) -> None:
+def run(report: Report, *, rate: float, seconds: float, sources: int, raised: bool) -> None:
     """Measure; both moments are those of the API server's answers, by its audit log."""
-    report.settings |= {"creations": round(rate * seconds), "per second": rate, "sources": sources}
-    with plane() as it:
+    report.settings |= {
+        "creations": round(rate * seconds), "per second": rate, "sources": sources, "rates": described(raised),
+    }  # fmt: skip
+    with plane(raised=raised) as it:
         asyncio.run(_run(it, report, rate, seconds, sources))
 
 

@@ -7,7 +7,7 @@ from statistics import median
 
 from bench.operator import audit, objects
 from bench.operator.client import BATCH, CORE, Client, Raw, all_of, client, has_condition
-from bench.operator.plane import OPERATOR, Operator, Plane, plane
+from bench.operator.plane import OPERATOR, Operator, Plane, described, plane
 from bench.operator.report import Report
 from bench.operator.scene import ROLE, Publisher, Scene
 
@@ -16,12 +16,13 @@ _MOST_WRITES = 8
 _POLL = 0.02
 
 
-def run(report: Report, *, jobs: int, sources: int, bundles: int, rounds: int, admitted: int) -> None:
+def run(report: Report, *, jobs: int, sources: int, bundles: int, rounds: int, admitted: int, raised: bool) -> None:
     """Measure both in turn; who begins alternates with the rounds."""
     report.settings |= {
         "jobs": jobs, "sources": sources, "bundles": bundles, "rounds": rounds, "jobs admitted per source": admitted,
+        "rates": described(raised),
     }  # fmt: skip
-    with plane() as it:
+    with plane(raised=raised) as it:
         asyncio.run(_run(it, report, jobs, sources, bundles, rounds, admitted))
 
 

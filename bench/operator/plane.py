@@ -28,7 +28,8 @@ STAGES = ROOT / "e2e" / "node" / "manifests" / "kwok.yaml"
 
 OPERATOR = "extraction-operator"
 _USERS = ("kube-controller-manager", "kube-scheduler", "kwok", OPERATOR)
-_RATES = ("--kube-api-qps=200", "--kube-api-burst=400")
+_RAISED = ("--kube-api-qps=200", "--kube-api-burst=400")
+"""Ten times what the controller manager asks for by default, four times the scheduler's."""
 _CONTROLLERS = (
     "job-controller", "garbage-collector-controller", "namespace-controller", "node-lifecycle-controller",
     "pod-garbage-collector-controller", "ttl-after-finished-controller",
@@ -61,18 +62,26 @@ class Plane:
 
 
 @contextlib.contextmanager
-def plane(*, nodes: int = 20) -> Iterator[Plane]:
-    """Raise a control plane with so many pretended nodes; end everything and remove what it stored at the end."""
+def plane(*, nodes: int = 20, raised: bool = False) -> Iterator[Plane]:
+    """Raise a control plane with so many pretended nodes; end everything and remove what it stored at the end.
+
+    Parameters
+    ----------
+    raised
+        Let the controller manager work on 20 Jobs at a time and, like the scheduler, ask for 200 requests a second.
+        Without it both have Kubernetes' defaults: 5 Jobs, 20 and 50 requests a second.
+    """
+    rates = _RAISED if raised else ()
     with contextlib.ExitStack() as stack:
         api = stack.enter_context(api_server(PROGRAMS, _USERS))
         manager = [
             "kube-controller-manager", f"--kubeconfig={api.kubeconfig('kube-controller-manager')}",
             "--leader-elect=false", f"--controllers={','.join(_CONTROLLERS)}", "--secure-port=0",
-            "--concurrent-job-syncs=20", *_RATES,
+            *(("--concurrent-job-syncs=20",) if raised else ()), *rates,
         ]  # fmt: skip
         scheduler = [
             "kube-scheduler", f"--kubeconfig={api.kubeconfig('kube-scheduler')}", "--leader-elect=false",
-            "--secure-port=0", *_RATES,
+            "--secure-port=0", *rates,
         ]  # fmt: skip
         kwok = [
             "kwok", f"--kubeconfig={api.kubeconfig('kwok')}", f"--config={STAGES}",
@@ -84,6 +93,11 @@ def plane(*, nodes: int = 20) -> Iterator[Plane]:
             api.call("POST", "/api/v1/nodes", _node(f"kwok-{number}"))
         _wait_for_nodes(api)
         yield Plane(api, api.folder)
+
+
+def described(raised: bool) -> str:
+    """Return how fast Kubernetes' own programs may be, in words."""
+    return "raised" if raised else "Kubernetes' defaults"
 
 
 class Operator:
