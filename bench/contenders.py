@@ -24,7 +24,7 @@ metadata: {name: records}
 spec:
   dataSourceRef: {name: bench}
   table: $table
-  verification: $verification
+  verification: $verification$more
   sink:
     format: {type: Parquet, compression: zstd}
     volume: {claimName: lake}
@@ -73,15 +73,25 @@ def _peer(module: str, *more: str) -> Callable[[Place], Sequence[str]]:
     return command
 
 
-def extraction_command(verification: str, *more: str) -> Callable[[Place], Sequence[str]]:
-    """Return what writes the manifests and gives the command of ``extraction run`` with further arguments."""
+def extraction_command(
+    verification: str, *more: str, sample_percent: int | None = None
+) -> Callable[[Place], Sequence[str]]:
+    """Return what writes the manifests and gives the command of ``extraction run`` with further arguments.
+
+    ``sample_percent`` is the share of chunks that the server proves.
+    """
+    sampled = f"\n  sourceProof: {{samplePercent: {sample_percent}}}" if sample_percent is not None else ""
 
     def command(place: Place) -> Sequence[str]:
         folder, server = place.folder, place.source.server
         job = folder / "job.yaml"
         job.write_text(
             _MANIFESTS.substitute(
-                host=server.host, port=place.port or server.port, table=place.source.table, verification=verification
+                host=server.host,
+                port=place.port or server.port,
+                table=place.source.table,
+                verification=verification,
+                more=sampled,
             )
         )
         secret = folder / "secrets" / "reader"
@@ -110,6 +120,12 @@ CONTENDERS = {
         _ours("Decoded"),
         _ours("None"),
         _ours("Source"),
+        Contender(
+            "ours-source-sampled",
+            "extraction, Source of 10 % of the chunks",
+            extraction_command("Source", sample_percent=10),
+            ours=True,
+        ),
         Contender("duckdb", "DuckDB postgres scanner", _peer("duckdb_scanner")),
         Contender("duckdb-tuned", "DuckDB, unordered, zstd level 1", _peer("duckdb_scanner", "--tuned")),
         Contender("connectorx", "connectorx, Arrow, pyarrow", _peer("connectorx_arrow")),

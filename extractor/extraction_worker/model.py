@@ -215,6 +215,14 @@ class Chunk(Value):
     estimated_bytes: int
 
 
+class Pin(Value):
+    """The relation that was planned, as it was; compared again where no lock keeps it so."""
+
+    oid: int
+    columns: tuple[str, ...]
+    """``ATTNUM TYPE TYPMOD NAME`` of each planned column, as the catalog has it."""
+
+
 class Consistency(StrEnum):
     """What the published rows are one picture of."""
 
@@ -258,6 +266,8 @@ class Plan(Value):
     """``NAMESPACE/NAME`` of the DataSource."""
     consistency: Consistency
     identity: SnapshotIdentity
+    address: str = ""
+    """``ADDRESS:PORT`` at which the snapshot's server is reached, whatever the DataSource's name leads to."""
     planned_at: datetime
     """The clock that ``now()`` and its kin read in the user's SQL."""
     relation: str
@@ -268,6 +278,10 @@ class Plan(Value):
     """Quoted names of every table that each session locks in ACCESS SHARE mode."""
     leaves: tuple[Leaf, ...]
     """Pinned storage of what is read; compared again under ``PerPartition``."""
+    pin: Pin | None = None
+    """None for a query."""
+    leaves_alone: bool = False
+    """Whether rows are read from :attr:`leaves` alone: a partition that is attached meanwhile isn't the snapshot's."""
     ctid_readable: bool = False
     """Whether a row can be named by its place: stored in heaps, and the role may read ctid."""
     query_hash: str | None = None
@@ -296,8 +310,8 @@ class Plan(Value):
         anyway, the moment of planning. There a second run can reuse chunks of the first.
         """
         moment = {"planned_at", "identity"} if self.consistency is Consistency.PER_PARTITION else set()
-        skipped = {"run_id", "warnings", "strategy_reason", "verification", "proof_sample"}
-        skipped |= {"chunks", "leaves", "ctid_readable"}
+        skipped = {"run_id", "address", "warnings", "strategy_reason", "verification", "proof_sample"}
+        skipped |= {"chunks", "leaves", "leaves_alone", "ctid_readable"}
         state = xxhash.xxh3_128(self.model_dump_json(exclude=skipped | moment, exclude_none=True).encode())
         if moment:
             state.update(f"{self.identity.system_identifier}/{self.identity.timeline}".encode())

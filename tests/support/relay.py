@@ -19,6 +19,9 @@ class Relay:
     """
 
     port: int = 0
+    next_port: Callable[[], int] | None = None
+    """Chooses another server for each connection, as a name with several addresses does."""
+    connections: int = 0
     change: Callable[[bytes], bytes] = lambda message: message
     cut_after: int | None = None
     """Bytes of the stream after which both sides are closed."""
@@ -79,12 +82,14 @@ def relay_to(port: int) -> Iterator[Relay]:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                server = socket.create_connection(("127.0.0.1", port))
+                relay.connections += 1
+                target = relay.next_port() if relay.next_port is not None else port
+                server = socket.create_connection(("127.0.0.1", target))
                 for end in (client, server):
                     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     ends.append(end)
-                for pump, source, target in ((_to_server, client, server), (_to_client, server, client)):
-                    threading.Thread(target=pump, args=(source, target, relay), daemon=True).start()
+                for pump, source, end in ((_to_server, client, server), (_to_client, server, client)):
+                    threading.Thread(target=pump, args=(source, end, relay), daemon=True).start()
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         relay.port = listener.getsockname()[1]

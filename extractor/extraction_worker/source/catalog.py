@@ -80,6 +80,16 @@ class Relation:
         return sum(leaf.pages for leaf in self.leaves)
 
     @property
+    def alone(self) -> bool:
+        """Whether the relation is its only leaf: what is read FROM ONLY it. A view may have anything under it."""
+        return [leaf.oid for leaf in self.leaves] == [self.oid]
+
+    @property
+    def closed(self) -> bool:
+        """Whether it can be read so that a table which is attached meanwhile isn't read."""
+        return self.alone or (self.kind is not RelationKind.VIEW and self.table_privilege)
+
+    @property
     def largest(self) -> int:
         """OID of the largest leaf, whose statistics stand for all; of a view, its own."""
         return max(self.leaves, key=lambda leaf: leaf.pages).oid if self.leaves else self.oid

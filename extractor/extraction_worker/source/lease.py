@@ -3,24 +3,32 @@
 A snapshot alone protects no table: TRUNCATE, VACUUM FULL or a rewrite would make its rows vanish without an error.
 So ACCESS SHARE comes first, on everything that is read. The lock makes DDL wait, and the application behind it; the
 lease gives way when somebody has waited longer than ``yield_to_ddl_after``, and when it gets older than ``max_age``.
+To give way to DDL is to end the sessions that read, too: each has the same locks until the end of its chunk.
 """
 
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from extraction_worker.errors import ExtractionError, SnapshotLost, SourceInDanger, SourceUnavailable
+from extraction_worker.errors import (
+    ExtractionError,
+    SchemaDrift,
+    SnapshotLost,
+    SourceInDanger,
+    SourceUnavailable,
+)
 from extraction_worker.model import SnapshotIdentity
 from extraction_worker.source.danger import Judge, Lookout
 from extraction_worker.source.failures import translate
-from extraction_worker.source.session import begin, connect, read_identity, storage_sql
+from extraction_worker.source.session import SourceConnection, begin, connect, read_identity, storage_sql
 from extraction_worker.source.settings import SourceSettings
 from extraction_worker.source.slots import Claim
+from extraction_worker.source.waiters import LockWaiter, Waiters, look, make_way
 
 
 @dataclass(frozen=True)
@@ -40,25 +48,40 @@ class LockTarget:
 
     ``lockable`` are quoted names for LOCK TABLE (tables and views); ``readable`` those that it refuses (materialised
     views, foreign tables) and that are locked by reading no row of them. ``oids`` are all relations whose waiters are
-    watched, ``stored`` the ones whose storage number is compared.
+    watched, ``stored`` the ones whose storage number is compared. ``closed`` is whether rows are read from these
+    alone: otherwise a partition that is attached meanwhile, which no lock of a reader prevents, would be read, too.
     """
 
     lockable: tuple[str, ...]
     readable: tuple[str, ...]
     oids: tuple[int, ...]
     stored: tuple[int, ...]
+    closed: bool = False
 
 
 Resolve = Callable[[psycopg.Connection[tuple[Any, ...]]], LockTarget]
 
-# A waiter for any mode that conflicts with ACCESS SHARE waits for us, or behind somebody who does.
-_WAITERS = """
-SELECT l.pid, l.relation::pg_catalog.regclass::pg_catalog.text
-FROM pg_catalog.pg_locks AS l
-WHERE NOT l.granted AND l.mode = 'AccessExclusiveLock' AND l.locktype = 'relation'
-  AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
-  AND l.relation = ANY(%s)
+# ATTACH PARTITION and INHERIT wait for no reader, and who reads the parent afterwards reads the new table's rows of
+# before. The function sees catalogs as they are now, pg_class is read under the snapshot: a table that wasn't there yet
+# has no row that the snapshot shows.
+_ATTACHED_PARTITIONS = """
+SELECT DISTINCT c.relnamespace::pg_catalog.regnamespace::pg_catalog.text || '.' || pg_catalog.quote_ident(c.relname)
+FROM pg_catalog.unnest(%(oids)s::pg_catalog.oid[]) AS u(oid)
+CROSS JOIN LATERAL pg_catalog.pg_partition_tree(u.oid) AS t
+JOIN pg_catalog.pg_class AS c ON c.oid = t.relid
+WHERE t.relid <> ALL(%(oids)s::pg_catalog.oid[]) LIMIT 3
 """
+# Of plain inheritance no function tells what is there now: this is for after the transaction.
+_ATTACHED_CHILDREN = """
+SELECT DISTINCT c.relnamespace::pg_catalog.regnamespace::pg_catalog.text || '.' || pg_catalog.quote_ident(c.relname)
+FROM pg_catalog.pg_inherits AS i
+JOIN pg_catalog.pg_class AS p ON p.oid = i.inhparent AND p.relkind = 'r'
+JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
+WHERE i.inhparent = ANY(%(oids)s::pg_catalog.oid[]) AND i.inhrelid <> ALL(%(oids)s::pg_catalog.oid[]) LIMIT 3
+"""
+
+_MAKING_WAY_SECONDS = 3.0
+"""For how long sessions that still stand in the way are looked for, once the holder gave way."""
 
 
 class SnapshotLease:
@@ -72,6 +95,8 @@ class SnapshotLease:
         Called once, from the holder's thread, when the lease ends by itself; gets the reason.
     say
         Told what can't be watched, and why.
+    family
+        What the application names of all sessions of the job begin with; by default, that of the settings.
     """
 
     def __init__(
@@ -81,19 +106,24 @@ class SnapshotLease:
         limits: LeaseLimits,
         on_lost: Callable[[ExtractionError], None],
         say: Callable[[str], object] = lambda _: None,
+        family: str = "",
     ) -> None:
         self._settings = settings
+        self._say = say
+        self._family = family or settings.application_name
         self._lookout = Lookout(say)
         self._judge = Judge(settings.protection)
         self._next_look = 0.0
         self._resolve = resolve
         self._limits = limits
         self._on_lost = on_lost
-        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        self._oids: tuple[int, ...] = ()
+        self._connection: SourceConnection | None = None
+        self._target: LockTarget | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._acquired_at = 0.0
+        self.address = ""
+        """Where sessions that adopt the snapshot reach its server; empty where only the name leads there."""
         self.lost: ExtractionError | None = None
 
     def acquire(self) -> SnapshotIdentity:
@@ -116,6 +146,9 @@ class SnapshotLease:
             self.release()
             raise
         self._acquired_at = time.monotonic()
+        if not self._connection.behind_pooler:
+            # Who declares a pooler may not be let in beside it.
+            self.address = identity.server_address
         self._thread = threading.Thread(target=self._watch, name="lease", daemon=True)
         self._thread.start()
         return identity
@@ -130,14 +163,28 @@ class SnapshotLease:
         ------
         SnapshotLost, SourceInDanger
             The lease had ended before; what was read under it may lack rows.
+        SchemaDrift
+            A table was attached to what was read, by which rows may have come that the snapshot's table didn't have.
         """
         self._stop_watching()
-        connection = self._connection
         if self.lost is None:
-            self.lost = SnapshotLost("The lease was released.") if connection is None else _commit(connection)
+            self.lost = self._end()
         self._close()
         if self.lost is not None:
             raise self.lost
+
+    def _end(self) -> ExtractionError | None:
+        connection = self._connection
+        if connection is None:
+            return SnapshotLost("The lease was released.")
+        try:
+            attached = self._attached(_ATTACHED_PARTITIONS)
+            # What a transaction that failed answers with is ROLLBACK.
+            if connection.execute("COMMIT").statusmessage != "COMMIT":
+                return SnapshotLost("The holder's transaction had failed.")
+            return attached or self._attached(_ATTACHED_CHILDREN)
+        except psycopg.Error as error:
+            return SnapshotLost(translate(error, "Holding the snapshot").message)
 
     def release(self) -> None:
         """End the transaction and the session. Idempotent; never raises."""
@@ -169,7 +216,7 @@ class SnapshotLease:
                 connection.execute(f"SELECT FROM {table} LIMIT 0")
             found = self._resolve(connection)
             if found == wanted and self._storage_is_the_snapshots(found):
-                self._oids = found.oids
+                self._target = found
                 # Only now: an idle holder must outlive any statement's limit.
                 connection.execute("SET LOCAL statement_timeout = 0")
                 return identity
@@ -193,9 +240,10 @@ class SnapshotLease:
         )
 
     def _watch(self) -> None:
-        waiting: dict[tuple[int, str], float] = {}
+        since: dict[LockWaiter, float] = {}
         while not self._stop.wait(self._limits.poll):
             reason: ExtractionError | None = None
+            late: set[LockWaiter] = set()
             now = time.monotonic()
             if now - self._acquired_at > self._limits.max_age:
                 reason = SourceInDanger(
@@ -205,25 +253,50 @@ class SnapshotLease:
                 )
             else:
                 try:
-                    waiters = self._waiters()
-                    reason = self._danger(now)
+                    found = self._waiters()
+                    since = {waiter: since.get(waiter, now) for waiter in found.ours | found.behind}
+                    late = {waiter for waiter, then in since.items() if now - then >= self._limits.yield_to_ddl_after}
+                    reason = self._danger(now) or self._in_the_way(late & found.ours, now, since)
+                    if reason is None and late:
+                        self._let_through(late)
                 except psycopg.Error as error:
-                    text = translate(error, "Holding the snapshot").message
-                    reason = SnapshotLost(text)
-                else:
-                    waiting = {waiter: waiting.get(waiter, now) for waiter in waiters}
-                    for (pid, table), since in waiting.items():
-                        if now - since >= self._limits.yield_to_ddl_after:
-                            reason = SourceInDanger(
-                                f"Backend {pid} has waited {now - since:.0f} s to lock {table} exclusively (DDL, "
-                                "TRUNCATE or VACUUM FULL): the job gave way.",
-                                hint="Run the job again, or raise limits.yieldToDDLAfter.",
-                            )
+                    reason = SnapshotLost(translate(error, "Holding the snapshot").message)
             if reason is not None:
-                self.lost = reason
-                self._on_lost(reason)
-                self._close()
+                self._give_way(reason, late)
                 return
+
+    def _in_the_way(
+        self, late: set[LockWaiter], now: float, since: Mapping[LockWaiter, float]
+    ) -> SourceInDanger | None:
+        for waiter in sorted(late, key=lambda waiter: since[waiter]):
+            return SourceInDanger(
+                f"Backend {waiter.backend} has waited {now - since[waiter]:.0f} s to lock {waiter.relation} "
+                "exclusively (DDL, TRUNCATE or VACUUM FULL): the job gave way.",
+                hint="Run the job again, or raise limits.yieldToDDLAfter.",
+            )
+        return None
+
+    def _let_through(self, late: set[LockWaiter]) -> None:
+        """End sessions that block somebody who doesn't wait for the holder; their chunks are read again."""
+        connection = self._connection
+        if connection is not None and make_way(connection, [waiter.backend for waiter in late], self._family):
+            names = ", ".join(sorted({waiter.relation for waiter in late}))
+            self._say(f"Sessions that read were ended, because somebody waited for {names}.")
+
+    def _give_way(self, reason: ExtractionError, late: set[LockWaiter]) -> None:
+        self.lost = reason
+        connection = self._connection
+        with contextlib.suppress(psycopg.Error):
+            if connection is not None:
+                connection.execute("ROLLBACK")
+        self._on_lost(reason)
+        with contextlib.suppress(psycopg.Error):
+            deadline = time.monotonic() + _MAKING_WAY_SECONDS
+            # Again, because a session may have adopted the snapshot just before.
+            while connection is not None and late and make_way(connection, [w.backend for w in late], self._family):
+                if time.monotonic() > deadline or self._stop.wait(self._limits.poll):
+                    break
+        self._close()
 
     def _danger(self, now: float) -> SourceInDanger | None:
         if self._connection is None or now < self._next_look:
@@ -236,24 +309,26 @@ class SnapshotLease:
             f"{reason}: the job gave way.", hint="Run the job again later, or change spec.protection of the DataSource."
         )
 
-    def _waiters(self) -> list[tuple[int, str]]:
-        if self._connection is None or not self._oids:
-            return []
-        rows = self._connection.execute(_WAITERS, [list(self._oids)]).fetchall()
-        return [(int(pid), str(table)) for pid, table in rows]
+    def _waiters(self) -> Waiters:
+        if self._connection is None or self._target is None:
+            return Waiters()
+        return look(self._connection, self._target.oids, self._family)
+
+    def _attached(self, query: str) -> SchemaDrift | None:
+        """Return an error if something was attached to what was read since it was locked, where that was read, too."""
+        connection, target = self._connection, self._target
+        if connection is None or target is None or target.closed:
+            return None
+        found = connection.execute(query, {"oids": list(target.oids)}).fetchall()
+        if not found:
+            return None
+        return SchemaDrift(
+            f"{', '.join(str(name) for (name,) in found)} became part of what the job reads while it was read.",
+            hint="Run the job again. Of a table, unlike of a view or a query, only what was planned is read.",
+        )
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(psycopg.Error):
                 connection.close()
-
-
-def _commit(connection: psycopg.Connection[tuple[Any, ...]]) -> SnapshotLost | None:
-    """End the holder's transaction; return why it wasn't there any more."""
-    try:
-        ended = connection.execute("COMMIT").statusmessage
-    except psycopg.Error as error:
-        return SnapshotLost(translate(error, "Holding the snapshot").message)
-    # What a transaction that failed answers with is ROLLBACK.
-    return None if ended == "COMMIT" else SnapshotLost("The holder's transaction had failed.")

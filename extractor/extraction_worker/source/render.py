@@ -49,6 +49,9 @@ def predicate(read: Read) -> str:
 
 def _from_where(plan: Plan, chunk: Chunk) -> str:
     conditions = [f"({plan.where_sql}\n)"] if plan.where_sql else []
+    if plan.leaves_alone:
+        oids = ",".join(str(leaf.oid) for leaf in plan.leaves)
+        conditions.append(f"tableoid = ANY ('{{{oids}}}'::pg_catalog.oid[])")
     if condition := predicate(chunk.read):
         conditions.append(f"({condition})")
     where = f" WHERE {' AND '.join(conditions)}" if conditions else ""

@@ -15,13 +15,20 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast, overload
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from extraction_worker.errors import SchemaDrift, SourceUnavailable, UnsupportedSource
+from extraction_worker.errors import (
+    SnapshotLost,
+    SourceBusy,
+    SourceNotPinned,
+    SourceUnavailable,
+    UnsupportedSource,
+)
 from extraction_worker.model import Consistency, Plan, SnapshotIdentity
 from extraction_worker.source.contract import BEGIN, contract_settings, contract_sql, opening_sql
 from extraction_worker.source.danger import Pacer
 from extraction_worker.source.failures import translate
 from extraction_worker.source.identity import IDENTITY_SQL, check_identity, identity_from_row
 from extraction_worker.source.settings import SourceSettings
+from extraction_worker.source.shape import check_shape, check_storage, shape_sql
 from extraction_worker.source.slots import Claim, take_slot
 
 if TYPE_CHECKING:
@@ -90,7 +97,7 @@ def connect(
     with settings.knocking:
         connection: SourceConnection | None = None
         try:
-            connection = kind.connect(settings.conninfo(), autocommit=True, prepare_threshold=None)
+            connection = _open(settings, kind)
             _admit(connection, settings, claim)
         except BaseException as error:
             if connection is not None:
@@ -99,6 +106,23 @@ def connect(
                 raise translate(error, where) from None
             raise
     return connection
+
+
+def _open(settings: SourceSettings, kind: type[_Connection]) -> _Connection:
+    """Connect to the address of the holder's server if there is one, otherwise by name.
+
+    Whoever answers there is judged by the identity of the snapshot, as everybody else is.
+    """
+    if settings.address and not settings.unreachable.is_set():
+        try:
+            return kind.connect(settings.conninfo(pinned=True), autocommit=True, prepare_threshold=None)
+        except psycopg.Error as error:
+            if isinstance(translate(error, ""), SourceBusy):
+                raise
+        connection = kind.connect(settings.conninfo(), autocommit=True, prepare_threshold=None)
+        settings.unreachable.set()
+        return connection
+    return kind.connect(settings.conninfo(), autocommit=True, prepare_threshold=None)
 
 
 def _admit(connection: SourceConnection, settings: SourceSettings, claim: Claim) -> None:
@@ -232,10 +256,14 @@ class ReadSession:
             self._cancelled_at = None
         shared = plan.consistency is Consistency.SNAPSHOT
         snapshot_id = plan.identity.snapshot_id if shared else None
-        for statement in opening_sql(
-            lock_timeout=self._settings.lock_timeout, locks=plan.locks, snapshot_id=snapshot_id
-        ):
-            self._execute(statement)
+        try:
+            for statement in opening_sql(
+                lock_timeout=self._settings.lock_timeout, locks=plan.locks, snapshot_id=snapshot_id
+            ):
+                self._execute(statement)
+        except SnapshotLost:
+            self._look_where_it_is(plan.identity)
+            raise
         contract = contract_settings(self.server_version, statement_timeout=0, lock_timeout=self._settings.lock_timeout)
         found = self._row(contract_sql(contract))
         for (name, value), now in zip(contract.items(), found, strict=True):
@@ -245,6 +273,18 @@ class ReadSession:
                 )
         identity = identity_from_row(self._row(IDENTITY_SQL), plan.identity.snapshot_id)
         check_identity(plan.identity, identity, snapshot=shared)
+
+    def _look_where_it_is(self, expected: SnapshotIdentity) -> None:
+        """Raise a better reason why a snapshot isn't there, if there is one: another server, or a restarted one.
+
+        Whichever it is, the snapshot is lost to this session: after a failover the name leads to another server, too.
+        """
+        self._execute("ROLLBACK")
+        found = identity_from_row(self._row(IDENTITY_SQL), expected.snapshot_id)
+        try:
+            check_identity(expected, found.model_copy(update={"snapshot": expected.snapshot}), snapshot=True)
+        except SourceNotPinned as error:
+            raise SnapshotLost(error.message, hint=error.hint) from None
 
     def end(self) -> None:
         """End the transaction."""
@@ -279,21 +319,19 @@ class ReadSession:
         """Return the only row of ``query``, within the transaction."""
         return self._row(query)
 
-    def check_storage(self, plan: Plan) -> None:
-        """Raise SchemaDrift if what was just read isn't the storage that was planned (TRUNCATE, rewrite, REFRESH).
+    def check_drift(self, plan: Plan) -> None:
+        """Raise SchemaDrift if what was just read isn't what was planned: another table, columns, leaves or storage.
 
         Reading took locks that last until the end of the transaction, so an equal number now means that nothing
         was rewritten between the plan and the lock. Under ``Snapshot`` the holder's locks give that already.
         """
-        if plan.consistency is Consistency.SNAPSHOT or not plan.leaves:
+        if plan.consistency is Consistency.SNAPSHOT:
             return
-        [found] = self._row(storage_sql(leaf.oid for leaf in plan.leaves))
-        for leaf, filenode in zip(plan.leaves, cast("list[int | None]", found), strict=True):
-            if (filenode or 0) != leaf.relfilenode:
-                raise SchemaDrift(
-                    f"{leaf.name} was rewritten, truncated or replaced after the plan was made.",
-                    hint="Run the job again; under consistency Snapshot a lock prevents this.",
-                )
+        if plan.pin is not None:
+            check_shape(plan, plan.pin, self._row(shape_sql(plan, plan.pin)))
+        if plan.leaves:
+            [found] = self._row(storage_sql(leaf.oid for leaf in plan.leaves))
+            check_storage(plan, cast("list[int | None]", found))
 
     def look(self, pacer: Pacer) -> None:
         """Look how the source is, from within the transaction.

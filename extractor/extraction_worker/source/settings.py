@@ -15,6 +15,9 @@ from extraction_worker.memory_file import MemoryFile
 from extraction_worker.source.danger import Protection
 from extraction_worker.source.slots import SlotBudget
 
+_PINNED_TIMEOUT = 5
+"""Seconds for an address that is reached within the cluster, or not at all."""
+
 
 @dataclass(frozen=True)
 class Credentials:
@@ -55,13 +58,32 @@ class SourceSettings:
     protection: Protection = field(default_factory=Protection)
     knocking: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
     """Held while connecting: of one process never more than one session is there without a slot."""
+    address: str = ""
+    """``ADDRESS:PORT`` of the server that holds the snapshot, as it knows itself; empty where it isn't known.
+
+    Behind a name that stands for several servers only this one has the snapshot. It is tried first, TLS is verified by
+    :attr:`host` all the same, and the name is what remains where the address can't be reached from here."""
+    unreachable: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+    """Set when the address couldn't be reached and the name could."""
     known_pooler: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
     """Set when a pooler was found to be in session mode."""
     _password_file: MemoryFile = field(default_factory=lambda: MemoryFile("credentials"), repr=False, compare=False)
     _ca_file: MemoryFile = field(default_factory=lambda: MemoryFile("ca"), repr=False, compare=False)
 
-    def conninfo(self) -> str:
-        """Return a libpq connection string without a password in it, and refresh what it points to."""
+    def conninfo(self, *, pinned: bool = False) -> str:
+        """Return a libpq connection string without a password in it, and refresh what it points to.
+
+        Parameters
+        ----------
+        pinned
+            Connect to :attr:`address`.
+        """
+        place = {"host": self.host, "port": str(self.port)}
+        timeout = self.connect_timeout
+        if pinned:
+            address, _, port = self.address.rpartition(":")
+            place |= {"hostaddr": address, "port": port}
+            timeout = min(timeout, _PINNED_TIMEOUT)
         credentials = self.credentials()
         escaped = credentials.password.replace("\\", "\\\\").replace(":", "\\:")
         self._password_file.write(f"*:*:*:*:{escaped}\n".encode())
@@ -73,15 +95,14 @@ class SourceSettings:
             # libpq allows the system's store with full verification only.
             tls["sslrootcert"] = "system"
         return make_conninfo(
-            host=self.host,
-            port=self.port,
+            **place,
             dbname=self.database,
             user=credentials.username,
             passfile=self._password_file.path,
             sslmode=self.ssl_mode,
             **tls,
             application_name=self.application_name[:63],
-            connect_timeout=self.connect_timeout,
+            connect_timeout=timeout,
             client_encoding="UTF8",
             # A peer that is gone without a word is noticed after about a minute.
             keepalives_idle=30,

@@ -185,8 +185,9 @@ class LocalRun:
                 if on_loss == "Restart" and restarts < MAX_RESTARTS:
                     restarts += 1
                     attempt = None
-                    # A new holder comes before readers: they would keep it from its slots.
+                    # A new holder, perhaps on another server, comes before readers: they would keep it from its slots.
                     self._close_pool()
+                    self._source.pin("")
                     self._progress.say(f"{lost.reason} Beginning anew ({restarts} of {MAX_RESTARTS}).")
                 elif on_loss == "Degrade" and lost.attempt is not None:
                     attempt = _degraded(lost.attempt)
@@ -203,6 +204,7 @@ class LocalRun:
         try:
             self._progress.phase(Phase.PLANNING)
             identity = self._patiently(lease.acquire)
+            self._source.pin(lease.address)
             attempt = _Attempt(self._patiently(lambda: self._make_plan(reading, identity, run_id, planned_at)))
             self._work(attempt, sink)
             # As soon as every chunk has its result: publishing needs nothing of the source.

@@ -19,6 +19,7 @@ from extraction_worker.model import (
     Consistency,
     Format,
     MaskPlan,
+    Pin,
     Plan,
     SnapshotIdentity,
     Verification,
@@ -39,6 +40,7 @@ from extraction_worker.source.query import CheckedPredicate, CheckedQuery, check
 from extraction_worker.source.references import Name
 from extraction_worker.source.render import identifier
 from extraction_worker.source.sensitive import SecretColumns, refuse_unmasked, sensitive_in_query
+from extraction_worker.source.shape import pin
 from extraction_worker.source.split import split_query, split_relation
 from extraction_worker.source.views import check_views
 
@@ -100,6 +102,7 @@ def lock_target(connection: Connection, reading: Reading) -> LockTarget:
         readable=tuple(dict.fromkeys(name for relation in relations for name in relation.readable)),
         oids=tuple(sorted({oid for relation in relations for oid in relation.oids})),
         stored=tuple(sorted({oid for relation in relations for oid in relation.stored})),
+        closed=len(relations) == 1 and reading.table is not None and relations[0].closed,
     )
 
 
@@ -206,6 +209,8 @@ class _Planning:
             relation_kind=self._relation.kind if self._relation is not None else None,
             locks=tuple(dict.fromkeys(name for relation in self._relations for name in relation.lockable)),
             leaves=self._relation.leaves if self._relation is not None else (),
+            pin=self._pin(columns),
+            leaves_alone=self._relation is not None and self._relation.closed and not self._relation.alone,
             ctid_readable=self._has_places,
             query_hash=xxhash.xxh3_128_hexdigest(user_sql.encode()) if user_sql is not None else None,
             from_sql=self._from_sql,
@@ -229,10 +234,15 @@ class _Planning:
     @property
     def _from_sql(self) -> str:
         if self._relation is not None:
-            return self._relation.name
+            return f"ONLY {self._relation.name}" if self._relation.alone else self._relation.name
         if self._reading.query is None:
             raise AssertionError("a job has a table or a query")
         return self._reading.query.from_sql
+
+    def _pin(self, columns: tuple[Column, ...]) -> Pin | None:
+        if self._relation is None:
+            return None
+        return pin(self._connection, self._relation.oid, (column.name for column in columns))
 
     def _check_user_sql(self) -> str:
         """Check names in the user's SQL and in views on the server; return why chunks would change the result."""

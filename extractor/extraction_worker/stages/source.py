@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,10 @@ class JobSource:
         self._limits = lease_limits(resolved)
         self.settings = source_settings(resolved.of_source(), application_name(resolved.job, pod), run)
 
+    def pin(self, address: str) -> None:
+        """Reach the server that holds the snapshot at this address from now on, see :class:`SourceSettings`."""
+        self.settings = replace(self.settings, address=address)
+
     def lease(
         self,
         reading: Reading,
@@ -51,7 +56,7 @@ class JobSource:
         def resolve(connection: psycopg.Connection[tuple[object, ...]]) -> LockTarget:
             return lock_target(connection, reading)
 
-        return SnapshotLease(self.settings, resolve, self._limits, on_lost, say)
+        return SnapshotLease(self.settings, resolve, self._limits, on_lost, say, application_name(self._job))
 
     def make_plan(
         self,

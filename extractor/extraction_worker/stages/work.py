@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from extraction_worker.errors import ExtractionError, Interrupted, InvalidQuery, RowTooLarge
+from extraction_worker.errors import (
+    ExtractionError,
+    Interrupted,
+    InvalidQuery,
+    NotFound,
+    RowTooLarge,
+    SchemaDrift,
+)
 from extraction_worker.model import Chunk, ChunkResult, Plan, Verification
 from extraction_worker.report.progress import Progress
 from extraction_worker.sink.abc import Sink
@@ -176,7 +183,7 @@ class ChunkWorker:
                             writer.write(self.masks.apply(converted))
                     # A cancelled session may end its stream without an error.
                     self._refuse_stopped()
-                    session.check_storage(plan)
+                    session.check_drift(plan)
                     if proof is not None:
                         found = session.row(aggregate_sql(plan, chunk, proof.select_list()))
                         proof.compare(found, chunk=chunk.index)
@@ -214,6 +221,9 @@ class ChunkWorker:
             return Interrupted(f"{doing}: stopped.")
         if isinstance(error, InvalidQuery) and (row := find_wide_row(str(error))):
             return _TooWide(row)
+        if isinstance(error, NotFound):
+            # It was there when the plan was made.
+            return SchemaDrift(f"{error.message} It was there when the plan was made.")
         return error
 
     def _refuse_stopped(self) -> None:

@@ -1,5 +1,6 @@
 """A whole job by hand, container by container: what is published is what local mode publishes."""
 
+import contextlib
 import signal
 
 import pytest
@@ -97,3 +98,35 @@ def test_a_degraded_attempt_needs_no_holder_and_says_what_it_gives(table, tmp_pa
     told = pods.run("publish")
     assert (told.consistency, pods.published().consistency) == ("PerPartition", "PerPartition")
     assert told.rows == 12858
+
+
+@pytest.mark.parametrize("then", ["Snapshot", "PerPartition"])
+def test_after_a_lost_lead_another_attempt_publishes_alone_and_says_what_it_gives(table, tmp_path, then):
+    """What the operator does under onLoss: Restart and Degrade; under Fail it ends with the clean-up."""
+    pods = Pods(tmp_path, table, bundles=2, spec=SPEC)
+    hold = pods.start("hold")
+    assert end(pods.start("plan")) == 0
+    publish = pods.start("publish")
+    pods.run("work", "pod-0", **pods.worker(0))
+    hold.kill()
+    end(hold)
+    # The kubelet starts a sidecar again that has ended.
+    hold = pods.start("hold")
+    assert end(publish) == 22
+    assert pods.last_words("publish").reason == "SnapshotLost"
+    hold.send_signal(signal.SIGTERM)
+    assert end(hold) == 0
+    assert end(pods.start("clean", "cleaner")) == 0
+    assert pods.published() is None
+    assert pods.files() == []
+    table.execute("DELETE FROM t WHERE id > 5000")
+    pods.run_id, pods.consistency = "uid-2", then
+    with pods.held("second") if then == "Snapshot" else contextlib.nullcontext():
+        pods.run("plan", "second")
+        for index in range(2):
+            pods.run("work", f"again-{index}", **pods.worker(index))
+        told = pods.run("publish", "second")
+    manifest = pods.published()
+    assert (told.rows, told.consistency) == (4286, then)
+    assert (manifest.run_id, manifest.consistency) == ("uid-2", then)
+    assert {name.split("/")[0] for name in pods.files()} == {"default"}

@@ -85,6 +85,12 @@ KEYS = {
 ICU_KEYS = {
     'text COLLATE "en-x-icu"': st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=5),
     'text COLLATE "und-x-icu"': st.sampled_from(["a", "A", "b", "B", "é", "e\u0301", "e", "f", "Z", "z", "-a", "a-"]),
+    # Digits in the order of their numbers, so that a10 comes after a9; then capitals first.
+    "text COLLATE public.numbered": st.one_of(
+        st.integers(0, 12000).map(lambda number: f"a{number}"),
+        st.sampled_from(["a", "a01", "a1", "a1b", "b", "9", "10"]),
+    ),
+    "text COLLATE public.capitals": st.text(st.sampled_from("aAbBéÉß -"), max_size=4),
     "text COLLATE public.folded": st.sampled_from(
         ["a", "A", "á", "b", "B", "e", "é", "e\u0301", "E", "zz", "ZZ", "Zz"]
     ),
@@ -281,9 +287,11 @@ def foreign_table(database) -> None:
 
 @pytest.fixture
 def icu_database(postgres15) -> Iterator[Database]:
-    """A database with a collation in which case and accents make no difference."""
+    """A database with collations that order in ways of their own; in one, case and accents make no difference."""
     value = Database(postgres15)
     value.execute("CREATE COLLATION public.folded (provider = icu, locale = 'und-u-ks-level1', deterministic = false)")
+    value.execute("CREATE COLLATION public.numbered (provider = icu, locale = 'en-u-kn-true')")
+    value.execute("CREATE COLLATION public.capitals (provider = icu, locale = 'und-u-kf-upper')")
     yield value
     value.drop()
 

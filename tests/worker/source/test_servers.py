@@ -183,6 +183,19 @@ def test_verify_full_refuses_another_name_or_another_authority(tls_server):
         connect(settings_for(server, host="localhost", ssl_mode="verify-full"))  # the system's authorities
 
 
+def test_the_address_of_the_holders_server_is_asked_and_the_name_verified(tls_server):
+    server, ca = tls_server
+    changes = {"ssl_mode": "verify-full", "ca_certificate": ca, "address": f"127.0.0.1:{server.port}"}
+    # By its name alone it couldn't be found: nobody listens there.
+    settings = settings_for(server, host="localhost", **changes | {"port": 1})
+    with closing(connect(settings)) as connection:
+        assert connection.info.hostaddr == "127.0.0.1"
+        assert connection.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()").fetchone() == (True,)
+    assert not settings.unreachable.is_set()
+    with pytest.raises(TLSFailed):
+        connect(settings_for(server, host="127.0.0.1", **changes))
+
+
 def test_verify_ca_accepts_another_name(tls_server):
     server, ca = tls_server
     with closing(connect(settings_for(server, host="127.0.0.1", ssl_mode="verify-ca", ca_certificate=ca))):

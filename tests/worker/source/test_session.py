@@ -140,12 +140,12 @@ def test_a_rewrite_after_the_plan_is_noticed_under_per_partition(session, holder
     plan = plan_of(holder, consistency=Consistency.PER_PARTITION, leaves=(leaf,))
     holder.execute("ROLLBACK")
     session.begin(plan)
-    session.check_storage(plan)
+    session.check_drift(plan)
     session.end()
     database.execute(statement)
     session.begin(plan)
     with pytest.raises(SchemaDrift, match="was rewritten, truncated or replaced"):
-        session.check_storage(plan)
+        session.check_drift(plan)
 
 
 def test_batches_are_as_large_as_asked_and_one_row_at_least(session, holder):

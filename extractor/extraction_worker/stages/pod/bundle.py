@@ -74,6 +74,7 @@ def work_chunks(
             results[result.chunk] = result
 
         source = pod.source()
+        source.pin(plan.address)
         limit = pod.resolved.source.spec.limits.bytes_per_second
         pool = source.open_pool(memory.threads, progress.say)
         try:

@@ -67,7 +67,7 @@ def _hold(invocation: Invocation, files: LeadFiles) -> None:
         lambda: invocation.retrying(_ACQUIRE_SECONDS, "Taking the snapshot")(acquire)
     )
     try:
-        files.write_snapshot(HeldSnapshot(identity=identity, taken_at=taken_at))
+        files.write_snapshot(HeldSnapshot(identity=identity, address=lease.address, taken_at=taken_at))
         invocation.log.info("holding")
         while not files.is_done:
             if lease.lost is not None:

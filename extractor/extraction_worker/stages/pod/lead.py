@@ -34,6 +34,8 @@ class HeldSnapshot(Value):
     """The snapshot that ``hold`` keeps."""
 
     identity: SnapshotIdentity
+    address: str = ""
+    """Where its server is reached, whatever the DataSource's name leads to."""
     taken_at: datetime
     """Just before it was taken; the clock of the user's SQL."""
 

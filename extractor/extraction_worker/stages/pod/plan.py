@@ -47,6 +47,8 @@ def _plan(pod: JobPod, sink: Sink) -> Plan:
     sink.probe()
     held = pod.holder().snapshot() if pod.is_held else None
     source, holder = pod.source(), pod.holder()
+    address = held.address if held is not None else ""
+    source.pin(address)
 
     def make() -> Plan:
         holder.check()
@@ -59,7 +61,7 @@ def _plan(pod: JobPod, sink: Sink) -> Plan:
             threads=pod.parallelism * pod.environment.pool,
         )
 
-    plan = pod.invocation.patiently(make)
+    plan = pod.invocation.patiently(make).model_copy(update={"address": address})
     pod.invocation.stop.check()
     return plan
 
