@@ -62,13 +62,15 @@ def _where(found: FailureMessage) -> str:
 def of_pod(pod: Pod) -> Failure | None:
     """Return why a pod failed: its own words first, otherwise what Kubernetes knows; None while it hasn't failed."""
     ended = [container for container in pod.containers if container.exit_code is not None]
+    # Whoever says it: *hold* has the same words, and may be seen to have ended first.
+    planned_nothing = any(container.name == "plan" and container.exit_code for container in ended)
     interrupted = False
     for container in ended:
         message = FailureMessage.of(container.message)
         if message is not None and message.reason == INTERRUPTED:
             interrupted = True
         elif message is not None:
-            return replace(from_message(message), planned_nothing=container.name == "plan")
+            return replace(from_message(message), planned_nothing=planned_nothing)
     if interrupted or (pod.phase == "Failed" and (pod.disrupted or pod.deleting_since is not None)):
         return Failure(Kind.DISRUPTION, "Disrupted", f"Pod {pod.name} was ended from outside ({_by_whom(pod)}).")
     if pod.phase != "Failed":

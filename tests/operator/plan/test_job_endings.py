@@ -71,6 +71,17 @@ def test_what_planning_says_fails_the_job_at_once_without_a_clean_up():
     assert {c.type for c in decision.status.conditions if c.status == "True"} == {"Stalled", "Failed"}
 
 
+def test_a_holder_that_is_heard_before_its_planner_fails_the_job_without_a_clean_up_too():
+    world = World.planning()
+    said = failure("AuthenticationFailed", 14, text="password authentication failed")
+    world.lead_says(said, container="plan")
+    world.change_pod(Role.LEAD, containers=(ended("hold", said, 0), ended("plan", said)))
+    decision = world.step()
+    assert decision.status.phase == "Failed"
+    assert not actions(decision, CreateJob)
+    assert ready(decision)[0] == "AuthenticationFailed"
+
+
 def test_a_failed_plan_is_heard_while_its_pod_goes_on():
     world = World.planning()
     world.change_pod(Role.LEAD, containers=(running("hold"), ended("plan", failure("NotFound", 12))))
