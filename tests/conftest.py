@@ -53,11 +53,12 @@ def server(request: pytest.FixtureRequest) -> PostgresServer:
 class Database:
     """A database of one test: its server, its name and a superuser connection in autocommit mode."""
 
-    def __init__(self, server: PostgresServer) -> None:
+    def __init__(self, server: PostgresServer, template: str = "template0") -> None:
         self.server = server
         self.name = f"test_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(server.conninfo(), autocommit=True) as admin:
-            admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(self.name)))
+            names = sql.Identifier(self.name), sql.Identifier(template)
+            admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
         self.connection = psycopg.connect(self.conninfo, autocommit=True)
         self._roles: list[str] = []
 
@@ -112,6 +113,28 @@ def database18(postgres18: PostgresServer) -> Iterator[Database]:
 def shared18(postgres18: PostgresServer) -> Iterator[Database]:
     """A database on PostgreSQL 18 for all tests of a file that only read what the file put into it."""
     value = Database(postgres18)
+    yield value
+    value.drop()
+
+
+@pytest.fixture(scope="session")
+def record_template(postgres18: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A database with the schema of the record; its migration takes longer than a copy."""
+    from extraction_record.migrate import upgrade
+    from support.record import place_of
+
+    value = Database(postgres18)
+    upgrade(place_of(value, tmp_path_factory.mktemp("record")))
+    value.connection.close()
+    yield value.name
+    value.connection = psycopg.connect(value.conninfo, autocommit=True)
+    value.drop()
+
+
+@pytest.fixture
+def recorded(postgres18: PostgresServer, record_template: str) -> Iterator[Database]:
+    """A database with an empty record on PostgreSQL 18."""
+    value = Database(postgres18, record_template)
     yield value
     value.drop()
 

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import click
 
-from extraction_operator.config import Config, Election
+from extraction_operator.config import Config, Election, RecordConfig
 from extraction_operator.observe.logs import configure
 from extraction_operator.plan.budget import DEFAULT_CAP
 from extraction_operator.plan.claims import LEAST_FOR_A_JOB
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.values import Key
+from extraction_record.commands import history, record
+from extraction_record.connection import Place
 
 _NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -48,6 +50,13 @@ def main() -> None:
     default=DEFAULT_CAP,
     help="Connections to all sources together.",
 )
+@click.option("--record-url", default=None, metavar="URL",
+              help="Record what happens there: postgresql://HOST[:PORT]/DATABASE, without a password.")  # fmt: skip
+@click.option("--record-credentials", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="FOLDER",
+              help="With the files username and password, read for each connection.")  # fmt: skip
+@click.option("--record-cluster", default="default", metavar="NAME", help="This cluster, where several share a record.")
+@click.option("--record-spool-mebibytes", type=click.IntRange(1, 4096), default=64,
+              help="Memory of what waits while the record is away; beyond it the oldest is dropped.")  # fmt: skip
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=None,
               help="Default: the service account in a pod, else as kubectl finds it.")  # fmt: skip
@@ -56,7 +65,8 @@ def main() -> None:
 def run(
     ctx: click.Context, *, image: str, image_pull_policy: str, namespaces: tuple[str, ...], leader_elect: bool,
     lease_name: str, lease_namespace: str | None, metrics_host: str, metrics_port: int, workers: int,
-    compare_seconds: float, max_source_connections: int, log_level: str, kubeconfig: Path | None, context: str | None,
+    compare_seconds: float, max_source_connections: int, record_url: str | None, record_credentials: Path | None,
+    record_cluster: str, record_spool_mebibytes: int, log_level: str, kubeconfig: Path | None, context: str | None,
 ) -> None:  # fmt: skip
     """Run until SIGTERM."""
     configure(log_level)
@@ -80,7 +90,10 @@ def run(
         metrics_port=metrics_port,
         workers=workers,
         compare_seconds=compare_seconds,
-    )
+        record=None if not record_url else RecordConfig(
+            Place(record_url, record_credentials), record_cluster, record_spool_mebibytes * 1024 * 1024
+        ),
+    )  # fmt: skip
     # Late, so that --help answers at once. What is imported stays for ever: the collector needn't walk through it again
     # and again, neither while it is loaded nor in each of its rounds later.
     gc.disable()
@@ -119,6 +132,10 @@ def release_finalizers(
             lease=Key(own, lease_name) if lease_name else None, kubeconfig=kubeconfig, context=context,
         )
     )  # fmt: skip
+
+
+main.add_command(record)
+main.add_command(history)
 
 
 def _own_namespace() -> str:

@@ -7,6 +7,7 @@ from extraction_operator.cluster.leader import Timing
 from extraction_operator.plan.budget import DEFAULT_CAP
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.values import Key
+from extraction_record.connection import Place
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,17 @@ class Election:
     lease: Key
     identity: str
     timing: Timing = field(default_factory=Timing)
+
+
+@dataclass(frozen=True)
+class RecordConfig:
+    """Where and how the analytics record is written."""
+
+    place: Place
+    cluster: str = "default"
+    """Name of this cluster, where several share a record."""
+    spool_bytes: int = 64 * 1024 * 1024
+    """Memory of what waits while the record is away."""
 
 
 @dataclass(frozen=True)
@@ -40,4 +52,6 @@ class Config:
     compare_seconds: float = 300.0
     """Between two comparisons of the store by LIST."""
     flush_seconds: float = 1.0
-    """Between two batches of statuses."""
+    """Between two batches of statuses, and of the record."""
+    record: RecordConfig | None = None
+    """Where what happens is recorded; None is nowhere."""

@@ -10,7 +10,7 @@ from extraction_operator.cluster.kinds import EXTRACTION_JOB, Kind
 from extraction_operator.plan.budget import Budget
 from extraction_operator.plan.conditions import find
 from extraction_operator.plan.values import Key
-from extraction_operator.store import Brief, Parent, Ref, Store
+from extraction_operator.store import Brief, Parent, Recorder, Ref, Store
 from extraction_operator.table import Change
 
 log = logging.getLogger(__name__)
@@ -40,11 +40,13 @@ class Dispatch:
         Adds a key to the queue.
     gone
         Told which object was deleted.
+    recorder
+        Told everything that is news.
     """
 
     def __init__(
         self, add: Callable[[Ref, float], None], gone: Callable[[Kind, Key], None], budget: Budget,
-        observer: Observer, *, clock: Callable[[], float] = time.monotonic,
+        observer: Observer, *, recorder: Recorder | None = None, clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._add = add
         self._gone = gone
@@ -53,7 +55,11 @@ class Dispatch:
         self._clock = clock
         self._first_seen: dict[Key, float] = {}
         self.store = Store(
-            on_job=self._on_job, on_source=self._on_source, on_child=self._on_child, on_broken=self._on_broken
+            on_job=self._on_job,
+            on_source=self._on_source,
+            on_child=self._on_child,
+            on_broken=self._on_broken,
+            recorder=recorder,
         )
 
     def seen_for(self, key: Key) -> float | None:

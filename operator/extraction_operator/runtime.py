@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Coroutine
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from extraction_operator.cluster.children import Children
 from extraction_operator.cluster.client import Api
@@ -37,6 +37,9 @@ from extraction_operator.reconcile import Hands, Reconciler
 from extraction_operator.store import Parent, Ref
 from extraction_operator.watch.stream import watch
 from extraction_operator.workers import Workers, describe
+
+if TYPE_CHECKING:
+    from extraction_operator.record.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +80,8 @@ class Operator:
         self._queue: KeyQueue[Ref] = KeyQueue()
         self._workers = Workers(self._queue, self._reconcile, metrics, count=config.workers)
         self._budget = Budget(config.max_source_connections)
-        self._dispatch = Dispatch(self._workers.add, self._forget, self._budget, metrics)
+        self._recorder = self._make_recorder()
+        self._dispatch = Dispatch(self._workers.add, self._forget, self._budget, metrics, recorder=self._recorder)
         self._store = self._dispatch.store
         self._listing = Listing(self._api, self._store, config.namespaces)
         self._events = Events(self._api, metrics, instance=config.identity)
@@ -117,6 +121,8 @@ class Operator:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1.0)
+        if self._recorder is not None:
+            await self._recorder.close()
         await self._api.close()
         if self._http is not None:
             await self._http.cleanup()
@@ -167,6 +173,8 @@ class Operator:
             self._workers.add(ref)
         self._spawn(self._statuses.run(self._config.flush_seconds), "statuses")
         self._spawn(self._events.run(), "events")
+        if self._recorder is not None:
+            self._spawn(self._recorder.lead(self._store, self._config.flush_seconds), "record")
         await self._unless(holding, self._workers.run())
 
     async def _hold(self) -> None:
@@ -241,6 +249,8 @@ class Operator:
                 async with asyncio.timeout(1.0):
                     await self._statuses.flush()
                     await self._events.flush()
+                    if self._recorder is not None:
+                        await self._recorder.flush()
             except TimeoutError:
                 log.warning("Not every status was written.", extra={"left": len(self._statuses)})
         self._fence.close()
@@ -255,6 +265,19 @@ class Operator:
             await self._elector.release()
 
     # Wiring ------------------------------------------------------------------------------------------------------
+
+    def _make_recorder(self) -> "Recorder | None":
+        if self._config.record is None:
+            return None
+        # The driver is imported where it is used.
+        from extraction_operator.record.recorder import Recorder
+
+        recorder = Recorder(self._config.record, self._config.namespaces, self._metrics)
+        self._metrics.gauge_of("record_waiting_rows", "Rows that wait for the record.", lambda: len(recorder.spool))
+        self._metrics.gauge_of("record_waiting_bytes", "Memory of these.", lambda: recorder.spool.bytes)
+        self._metrics.gauge_of("record_lag_seconds", "Since the oldest of these has waited.", recorder.spool.lag)
+        self._metrics.gauge_of("record_up", "1 while the record can be written.", lambda: float(recorder.is_up))
+        return recorder
 
     async def _reconcile(self, ref: Ref) -> None:
         await self._reconciler.reconcile(ref)

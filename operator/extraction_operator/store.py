@@ -4,12 +4,13 @@ Fed by ``watch``, by replies to our own writes, and by the paged LIST (``listing
 with the others, so each object's ``resourceVersion`` decides, and what is gone leaves a tombstone.
 """
 
+import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from extraction_contract.models import DataSource, ExtractionJob
 from extraction_operator.cluster import parse
@@ -78,6 +79,19 @@ class Brief:
         return self.phase in BEGUN
 
 
+class Recorder(Protocol):
+    """Who is told everything that is news; :class:`extraction_operator.record.recorder.Recorder` in the operator."""
+
+    def job(self, uid: str, created: str, document: bytes, *, gone: bool = False) -> None:
+        """Take note of an ExtractionJob, or of its end: then the document is the last one."""
+
+    def source(self, source: DataSource, *, gone: bool = False) -> None:
+        """Take note of a DataSource, or of its end."""
+
+    def pod(self, owner: str, pod: Pod) -> None:
+        """Take note of a pod, also of one that is of no interest to decisions; ``owner`` is the uid of its parent."""
+
+
 class Store:
     """Everything that is known.
 
@@ -89,6 +103,8 @@ class Store:
         Told whose child changed.
     on_broken
         Told what can't be read.
+    recorder
+        Told everything that is news; None where nothing is recorded.
     """
 
     def __init__(
@@ -97,11 +113,13 @@ class Store:
         on_source: Callable[[Change[DataSource]], None],
         on_child: Callable[[Ref], None],
         on_broken: Callable[[Kind, Key, str], None],
+        recorder: Recorder | None = None,
     ) -> None:  # fmt: skip
         self._on_job = on_job
         self._on_source = on_source
         self._on_child = on_child
         self._on_broken = on_broken
+        self._recorder = recorder
         self._jobs: Table[Brief | Broken] = Table()
         self._sources: Table[DataSource | Broken] = Table()
         self._children: Table[ChildJob] = Table()
@@ -162,6 +180,24 @@ class Store:
         """Return the phase of each job."""
         return (brief.phase or "Pending" for key in self._jobs if (brief := self.brief(key)) is not None)
 
+    def uids(self) -> tuple[list[str], list[str]]:
+        """Return the uids of all ExtractionJobs and of all DataSources, also of those that can't be read."""
+        jobs, sources = (
+            [table.owner(key) for key in table] for table in (self._jobs, self._sources)
+        )  # fmt: skip
+        return jobs, sources
+
+    def tell(self, recorder: Recorder) -> None:
+        """Tell a recorder everything that is there."""
+        for key in self._jobs:
+            self._record_job(recorder, self._jobs.get(key))
+        for key in self._sources:
+            if (source := self.source(key)) is not None:
+                recorder.source(source)
+        for owner in tuple(self._parents):
+            for pod in self.pods(owner):
+                recorder.pod(owner, pod)
+
     # Writing -----------------------------------------------------------------------------------------------------
 
     def apply(self, kind: Kind, raw: parse.Raw, *, deleted: bool = False) -> bool:
@@ -172,6 +208,10 @@ class Store:
         if not table.is_news(key, version):
             return False
         if deleted:
+            if kind == POD and self._recorder is not None:
+                # Its last words often come with its end.
+                with contextlib.suppress(parse.UnreadableError):
+                    self._recorder.pod(parse.owner_uid(raw), parse.parse_pod(raw))
             self._tell(kind, table.remove(key, version))
             return True
         try:
@@ -221,6 +261,8 @@ class Store:
         if kind == JOB:
             return parse.owner_uid(raw), parse.parse_child(raw)
         pod = parse.parse_pod(raw)
+        if self._recorder is not None:
+            self._recorder.pod(parse.owner_uid(raw), pod)
         # Its version is kept, so that an older event doesn't bring back what isn't of interest any more.
         return parse.owner_uid(raw), pod if parse.is_of_interest(pod) else None
 
@@ -241,6 +283,8 @@ class Store:
 
     def _tell(self, kind: Kind, change: Change[Any]) -> None:
         """Keep the indexes, then tell who has to know."""
+        if self._recorder is not None:
+            self._record(self._recorder, kind, change)
         if kind == EXTRACTION_JOB:
             if change.after is None:
                 self._parsed.pop(change.key, None)
@@ -253,6 +297,19 @@ class Store:
         elif change.before != change.after and (parent := self._parents.get(change.owner)):
             # Most versions of a Job or pod differ in nothing that a decision looks at.
             self._on_child(parent)
+
+    def _record(self, recorder: Recorder, kind: Kind, change: Change[Any]) -> None:
+        gone = change.after is None
+        found = change.before if gone else change.after
+        if kind == EXTRACTION_JOB:
+            self._record_job(recorder, found, gone=gone)
+        elif kind == DATA_SOURCE and isinstance(found, DataSource):
+            recorder.source(found, gone=gone)
+
+    @staticmethod
+    def _record_job(recorder: Recorder, found: Brief | Broken | None, *, gone: bool = False) -> None:
+        if isinstance(found, Brief):
+            recorder.job(found.uid, found.created, found.document, gone=gone)
 
     def _index(self, key: Key, before: Brief | Broken | None, after: Brief | Broken | None) -> None:
         if isinstance(before, Brief) and (jobs := self._open.get(before.source)) is not None:

@@ -66,6 +66,10 @@ class Table(Generic[T]):
         """Return the version of an object that is there."""
         return self._entries[key].version
 
+    def owner(self, key: Key) -> str:
+        """Return the owner of an object that is there."""
+        return self._entries[key].owner
+
     def owned(self, owner: str) -> Iterator[T]:
         """Return the objects of an owner, ordered by name."""
         return (self._entries[key].value for key in sorted(self._owned.get(owner, ())))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from extraction_record.commands import history, record
 from extraction_worker.cli.arguments import JobArguments, files_argument, job_arguments, output_option
 from extraction_worker.cli.cluster import COMMANDS as IN_CLUSTER
 from extraction_worker.cli.loading import uncollected
@@ -85,5 +86,7 @@ def demo(rows: int, folder: Path) -> None:
 
 
 main.add_command(pod)
+main.add_command(history)
+main.add_command(record)
 for command in IN_CLUSTER:
     main.add_command(command)

@@ -21,6 +21,7 @@ _METADATA = frozenset(
     }
 )  # fmt: skip
 _INDEX = "batch.kubernetes.io/job-completion-index"
+_SCHEDULE = "ExtractionSchedule"
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -36,6 +37,9 @@ def owner_uid(raw: Raw) -> str:
 def as_document(raw: Raw) -> bytes:
     """Return one of our own objects as JSON, with those parts of its metadata that are read."""
     metadata = {key: value for key, value in raw["metadata"].items() if key in _METADATA}
+    if schedules := [owner for owner in raw["metadata"].get("ownerReferences") or () if owner["kind"] == _SCHEDULE]:
+        # Who made it is recorded.
+        metadata["ownerReferences"] = [{"uid": owner["uid"], "name": owner["name"]} for owner in schedules]
     if annotations := metadata.get("annotations"):
         metadata["annotations"] = {key: value for key, value in annotations.items() if key != _LAST_APPLIED}
     return pydantic_core.to_json({**raw, "metadata": metadata})
@@ -170,7 +174,13 @@ def _container(status: Raw) -> Container:
         ended_reason=(ended or {}).get("reason", ""),
         message=(ended or {}).get("message", ""),
         restarts=status.get("restartCount", 0),
+        started_at=_time(ended, "startedAt"),
+        ended_at=_time(ended, "finishedAt"),
     )
+
+
+def _time(state: Raw | None, field: str) -> datetime | None:
+    return parse_time(state[field]) if state and state.get(field) else None
 
 
 def _ending(conditions: Mapping[str, Raw]) -> tuple[Ending | None, Raw]:

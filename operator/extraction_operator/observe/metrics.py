@@ -1,7 +1,7 @@
 """Counters for Prometheus. Every label is bounded."""
 
 from collections import Counter as Counts
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -33,6 +33,9 @@ class Metrics:
         self._handler_errors = self._counter("watch_errors", "Events that couldn't be taken in.", "kind")
         self._drift = self._counter("store_drift", "Objects that a comparison by LIST corrected.")
         self._drift.inc(0)
+        self._recorded = self._counter("record_rows", "Rows that were written to the record.", "table")
+        self._record_seconds = self._histogram("record_flush_seconds", "Of one transaction of the record.", "result")
+        self._record_lost = self._counter("record_lost_rows", "Rows that the record won't have.", "table", "reason")
 
     def _name(self, name: str) -> str:
         return f"{_PREFIX}_{name}"
@@ -95,6 +98,21 @@ class Metrics:
     def drifted(self, objects: int) -> None:
         """Count the objects that a comparison by LIST corrected."""
         self._drift.inc(objects)
+
+    def record_flushed(self, rows: Mapping[str, int], seconds: float) -> None:
+        """Count a transaction of the record that was committed, and its rows by table."""
+        self._record_seconds.labels("success").observe(seconds)
+        for table, count in rows.items():
+            self._recorded.labels(table).inc(count)
+
+    def record_failed(self, seconds: float) -> None:
+        """Count an attempt to write to the record that failed."""
+        self._record_seconds.labels("error").observe(seconds)
+
+    def record_lost(self, tables: Iterable[str], reason: str) -> None:
+        """Count rows that will never be written, by their tables."""
+        for table, count in Counts(tables).items():
+            self._record_lost.labels(table, reason).inc(count)
 
     # Asked for when scraped --------------------------------------------------------------------------------------
 

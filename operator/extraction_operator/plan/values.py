@@ -110,6 +110,9 @@ class Container:
     message: str = ""
     """Its termination message."""
     restarts: int = 0
+    started_at: datetime | None = None
+    """Of its last start that has ended."""
+    ended_at: datetime | None = None
 
 
 @dataclass(frozen=True)

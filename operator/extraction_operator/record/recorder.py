@@ -1,0 +1,175 @@
+"""Between the store, which tells what is news, and the writer: spools on every replica, writes where this one leads."""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from extraction_contract.models import DataSource
+from extraction_operator.config import RecordConfig
+from extraction_operator.plan.values import Pod
+from extraction_operator.record.rows import job_rows, pod_rows, source_row
+from extraction_operator.record.spool import Spool
+from extraction_operator.record.writer import UnavailableError, Writer
+
+log = logging.getLogger(__name__)
+
+_ROWS = 10_000
+"""Of one transaction."""
+_LONGEST_PAUSE = 30.0
+_JOBS = 20_000
+"""Jobs whose creation is remembered after they are gone: the last events of their pods may come later."""
+
+
+class Observer(Protocol):
+    """Who counts; :class:`extraction_operator.observe.metrics.Metrics` in the operator."""
+
+    def record_flushed(self, rows: Mapping[str, int], seconds: float) -> None:
+        """Count a transaction that was committed, and its rows by table."""
+
+    def record_failed(self, seconds: float) -> None:
+        """Count an attempt to write that failed."""
+
+    def record_lost(self, tables: Iterable[str], reason: str) -> None:
+        """Count rows that will never be written, by their tables: ``SpoolFull`` or ``Rejected``."""
+
+
+class Known(Protocol):
+    """What is there now; :class:`extraction_operator.store.Store` in the operator."""
+
+    def tell(self, recorder: "Recorder") -> None:
+        """Tell everything anew."""
+
+    def uids(self) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the uids of jobs and of sources."""
+
+
+class Recorder:
+    """Records what the store tells.
+
+    Parameters
+    ----------
+    namespaces
+        What is watched; empty is everything. What is recorded of others isn't ours to end.
+    """
+
+    def __init__(
+        self, config: RecordConfig, namespaces: Sequence[str], observer: Observer, *,
+        clock: Callable[[], float] = time.monotonic, now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._namespaces = namespaces
+        self._observer = observer
+        self._clock = clock
+        self._now = now
+        self.spool = Spool(config.spool_bytes, self._overflowed, clock=clock)
+        self._writer = Writer(config.place, self._rejected)
+        self._created: OrderedDict[str, str] = OrderedDict()
+        self._leads = False
+        self._has_dropped = False
+        self._pause = 0.0
+        self._not_before = 0.0
+        self.is_up = False
+        """Whether the last attempt to write succeeded."""
+
+    # Told by the store -----------------------------------------------------------------------------------------------
+
+    def job(self, uid: str, created: str, document: bytes, *, gone: bool = False) -> None:
+        """Record an ExtractionJob."""
+        self._created[uid] = created
+        self._created.move_to_end(uid)
+        if len(self._created) > _JOBS:
+            self._created.popitem(last=False)
+        for row in job_rows(document, cluster=self._config.cluster, seen=self._now(), gone=gone):
+            self.spool.offer(row)
+
+    def source(self, source: DataSource, *, gone: bool = False) -> None:
+        """Record a DataSource."""
+        self.spool.offer(source_row(source, cluster=self._config.cluster, seen=self._now(), gone=gone))
+
+    def pod(self, owner: str, pod: Pod) -> None:
+        """Record what a pod tells; a pod that isn't of a job, or of one that nobody remembers, tells nothing."""
+        if (created := self._created.get(owner)) is not None:
+            for row in pod_rows(pod, owner, created):
+                self.spool.offer(row)
+
+    # Writing ---------------------------------------------------------------------------------------------------------
+
+    async def lead(self, known: Known, interval: float = 1.0) -> None:
+        """Write what waits, again and again, for as long as this replica leads."""
+        self._leads = True
+        self.spool.forget()
+        known.tell(self)
+        is_complete = False
+        while True:
+            await asyncio.sleep(interval)
+            await self.flush()
+            if self.is_up and self._has_dropped:
+                # What was dropped is as it is now in the store, unless it is gone by now.
+                self._has_dropped = False
+                log.warning("The record is written again; what is there is recorded anew.")
+                self.spool.forget()
+                known.tell(self)
+            elif self.is_up and not self.spool and not is_complete:
+                is_complete = await self._end_absent(known)
+
+    async def flush(self) -> None:
+        """Write what waits, unless the record was away a moment ago."""
+        if self._clock() < self._not_before:
+            return
+        while self.spool:
+            batch, begin = self.spool.batch(_ROWS), self._clock()
+            try:
+                await self._writer.write(batch)
+            except UnavailableError as error:
+                self._observer.record_failed(self._clock() - begin)
+                self._back_off(error)
+                return
+            self.spool.written(batch)
+            self._observer.record_flushed(batch.counts(), self._clock() - begin)
+            if not self.is_up:
+                log.info("The record is written.", extra={"rows": len(batch), "left": len(self.spool)})
+            self.is_up, self._pause = True, 0.0
+
+    async def close(self) -> None:
+        """Close the connection; what waits is lost, and is told anew to the next leader, but for ended pods."""
+        await self._writer.close()
+
+    async def _end_absent(self, known: Known) -> bool:
+        jobs, sources = known.uids()
+        try:
+            ended = await self._writer.end_absent(
+                cluster=self._config.cluster, namespaces=self._namespaces, jobs=jobs, sources=sources
+            )
+        except UnavailableError as error:
+            self._back_off(error)
+            return False
+        if ended:
+            log.info("Jobs went while nobody watched; the record says so now.", extra={"jobs": ended})
+        return True
+
+    def _back_off(self, error: UnavailableError) -> None:
+        if self.is_up or not self._pause:
+            log.warning("The record can't be written; changes wait.", extra={"error": str(error)})
+        self.is_up = False
+        self._pause = min(max(1.0, 2 * self._pause), _LONGEST_PAUSE)
+        self._not_before = self._clock() + self._pause
+
+    def _overflowed(self, tables: Sequence[str]) -> None:
+        if not self._leads:
+            # The leader writes them.
+            return
+        if not self._has_dropped:
+            log.error(
+                "The record has been away for too long: the oldest changes are dropped.",
+                extra={"waiting": len(self.spool), "bytes": self._config.spool_bytes},
+            )
+        self._has_dropped = True
+        self._observer.record_lost(tables, "SpoolFull")
+
+    def _rejected(self, table: str, error: str) -> None:
+        log.error("The record refuses a row.", extra={"table": table, "error": error})
+        self._observer.record_lost((table,), "Rejected")

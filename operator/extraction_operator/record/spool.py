@@ -1,0 +1,137 @@
+"""Rows that wait to be written: the newest of each, as JSON, and not more bytes than a bound."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+from pydantic_core import from_json, to_json
+
+from extraction_operator.record.rows import Row
+from extraction_record.tables import Table
+
+_OVERHEAD = 400
+"""Bytes of memory of an entry beside its JSON: its key and its places."""
+_REMEMBERED = 50_000
+
+Key = tuple[str, tuple[object, ...]]
+
+
+class Entry(NamedTuple):
+    """A row that waits."""
+
+    table: Table
+    body: bytes
+    since: float
+    """Since when a change of it waits."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are written together."""
+
+    entries: Mapping[Key, Entry]
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def bodies(self, table: Table) -> list[bytes]:
+        """Return the rows of a table, ordered by key: two writers lock rows in the same order."""
+        found = [(key, entry.body) for key, entry in self.entries.items() if entry.table is table]
+        found.sort(key=lambda item: repr(item[0]))
+        return [body for _, body in found]
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of rows of each table."""
+        return dict(Counter(entry.table.name for entry in self.entries.values()))
+
+    def halves(self) -> tuple["Batch", "Batch"]:
+        """Return two batches of half of the rows each."""
+        items = tuple(self.entries.items())
+        return Batch(dict(items[: len(items) // 2])), Batch(dict(items[len(items) // 2 :]))
+
+
+class Spool:
+    """Rows that wait, the oldest first.
+
+    Parameters
+    ----------
+    bound
+        Bytes of memory at most. Beyond it the oldest rows are dropped.
+    dropped
+        Told the tables of rows that were dropped.
+    """
+
+    def __init__(self, bound: int, dropped: Callable[[Sequence[str]], None], *, clock: Callable[[], float]) -> None:
+        self._bound = bound
+        self._dropped = dropped
+        self._clock = clock
+        self._entries: OrderedDict[Key, Entry] = OrderedDict()
+        self._offered: OrderedDict[Key, int] = OrderedDict()
+        """Hashes of what was offered last: most versions of an object change nothing that is recorded."""
+        self.bytes = 0
+        """Memory that is taken."""
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def lag(self) -> float:
+        """Return for how many seconds the oldest row has waited."""
+        oldest = next(iter(self._entries.values()), None)
+        return 0.0 if oldest is None else self._clock() - oldest.since
+
+    def offer(self, row: Row) -> None:
+        """Have a row written, in place of an older one of the same key; one that says nothing new is left out."""
+        key, body = (row.table.name, row.key), to_json(row.values)
+        if not self._is_news(key, hash(body)):
+            return
+        waiting = self._entries.get(key)
+        if row.version is not None:
+            body = b'%b,"resource_version":%d}' % (body[:-1], row.version)
+        elif waiting is not None and not row.table.newer:
+            # What is known stays, as in the table.
+            known = {name: value for name, value in from_json(waiting.body).items() if value is not None}
+            body = to_json(from_json(body) | known)
+        if waiting is not None:
+            self.bytes += len(body) - len(waiting.body)
+            self._entries[key] = Entry(row.table, body, waiting.since)
+        else:
+            self.bytes += len(body) + _OVERHEAD
+            self._entries[key] = Entry(row.table, body, self._clock())
+        self._keep_within_bound()
+
+    def batch(self, rows: int) -> Batch:
+        """Return the oldest rows. They stay until :meth:`written` says otherwise."""
+        return Batch(dict(islice(self._entries.items(), rows)))
+
+    def written(self, batch: Batch) -> None:
+        """Take out what was written, unless there is something newer by now."""
+        for key, entry in batch.entries.items():
+            if self._entries.get(key) is entry:
+                del self._entries[key]
+                self.bytes -= len(entry.body) + _OVERHEAD
+
+    def forget(self) -> None:
+        """Take whatever is offered next as news."""
+        self._offered.clear()
+
+    def _is_news(self, key: Key, content: int) -> bool:
+        if self._offered.get(key) == content:
+            self._offered.move_to_end(key)
+            return False
+        self._offered[key] = content
+        self._offered.move_to_end(key)
+        if len(self._offered) > _REMEMBERED:
+            self._offered.popitem(last=False)
+        return True
+
+    def _keep_within_bound(self) -> None:
+        dropped = []
+        while self.bytes > self._bound and self._entries:
+            key, entry = self._entries.popitem(last=False)
+            self._offered.pop(key, None)
+            self.bytes -= len(entry.body) + _OVERHEAD
+            dropped.append(entry.table.name)
+        if dropped:
+            self._dropped(dropped)

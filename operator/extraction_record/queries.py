@@ -1,0 +1,113 @@
+"""What the record is asked: each query once, for ``extraction history``, the tests of plans and the benchmark."""
+
+from dataclasses import dataclass
+from typing import LiteralString
+
+_JOB: LiteralString = (
+    "j.uid, j.created_at, j.cluster, j.namespace, j.name, j.source, j.table_name, j.phase, j.attempt, j.started_at,"
+    " j.finished_at, j.duration_seconds, j.rows, j.bytes, j.files, j.rows_per_second, j.bytes_per_second,"
+    " j.consistency, j.verification, j.reason, j.message"
+)
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query, and the index without which it would have to look at every row."""
+
+    name: str
+    text: LiteralString
+    """With psycopg's named parameters."""
+    index: str
+
+
+BY_SOURCE = Query(
+    "by_source",
+    f"SELECT {_JOB} FROM extraction.jobs j WHERE namespace = %(namespace)s AND source = %(source)s"
+    " AND phase = %(phase)s ORDER BY started_at DESC LIMIT %(limit)s",
+    "jobs_source",
+)
+BY_SCHEDULE = Query(
+    "by_schedule",
+    f"SELECT {_JOB} FROM extraction.jobs j WHERE schedule_uid = %(schedule)s AND phase = %(phase)s"
+    " ORDER BY started_at DESC LIMIT %(limit)s",
+    "jobs_schedule",
+)
+BY_NAME = Query(
+    "by_name",
+    f"SELECT {_JOB} FROM extraction.jobs j WHERE namespace = %(namespace)s AND name = %(name)s"
+    " ORDER BY created_at DESC LIMIT %(limit)s",
+    "jobs_name",
+)
+RECENT = Query(
+    "recent",
+    f"SELECT {_JOB} FROM extraction.jobs j WHERE finished_at IS NOT NULL ORDER BY finished_at DESC LIMIT %(limit)s",
+    "jobs_finished",
+)
+RUNNING = Query(
+    "running",
+    f"SELECT {_JOB} FROM extraction.jobs j WHERE finished_at IS NULL ORDER BY started_at LIMIT %(limit)s",
+    "jobs_running",
+)
+FAILURES = Query(
+    "failures",
+    f"SELECT {_JOB} FROM extraction.jobs j WHERE phase = 'Failed' AND finished_at >= %(since)s"
+    " ORDER BY finished_at DESC LIMIT %(limit)s",
+    "jobs_failed",
+)
+IN_RANGE = Query(
+    "in_range",
+    f"SELECT {_JOB} FROM extraction.jobs j WHERE created_at >= %(since)s AND created_at < %(until)s"
+    " ORDER BY created_at DESC LIMIT %(limit)s",
+    "jobs_created",
+)
+BY_SPEC = Query(
+    "by_spec",
+    f"SELECT {_JOB} FROM extraction.job_specs s JOIN extraction.jobs j"
+    " ON j.uid = s.job_uid AND j.created_at = s.job_created_at"
+    " WHERE s.spec @> %(spec)s::jsonb ORDER BY j.created_at DESC LIMIT %(limit)s",
+    "job_specs_spec",
+)
+ACTIVE_SOURCES = Query(
+    "active_sources",
+    "SELECT uid, cluster, namespace, name, host, database, ready, reason, server_version FROM extraction.data_sources"
+    " WHERE type = %(type)s AND deleted_at IS NULL ORDER BY cluster, namespace, name LIMIT %(limit)s",
+    "data_sources_active",
+)
+HOURLY = Query(
+    "hourly",
+    "SELECT * FROM extraction.hourly WHERE hour >= %(since)s AND hour < %(until)s ORDER BY hour, source, table_name",
+    "jobs_hour",
+)
+DAILY = Query(
+    "daily",
+    "SELECT * FROM extraction.daily WHERE day >= %(since)s AND day < %(until)s ORDER BY day, source, table_name",
+    "jobs_day",
+)
+
+REFERENCE = (
+    BY_SOURCE, BY_SCHEDULE, BY_NAME, RECENT, RUNNING, FAILURES, IN_RANGE, BY_SPEC, ACTIVE_SOURCES, HOURLY, DAILY,
+)  # fmt: skip
+"""What the indexes are for."""
+
+JOB_COLUMNS = _JOB
+ATTEMPTS: LiteralString = (
+    "SELECT attempt, outcome, started_at, planned_at, finished_at, plan_seconds, duration_seconds, strategy, chunks,"
+    " bundles, estimated_rows, consistency, rows, bytes, files, digest, reason, message FROM extraction.attempts"
+    " WHERE job_uid = %(uid)s AND job_created_at = %(created_at)s ORDER BY attempt"
+)
+BUNDLES: LiteralString = (
+    "SELECT attempt, bundle, outcome, exit_code, pod, node, started_at, finished_at, duration_seconds, rows, bytes,"
+    " rows_per_second, chunks, reused_chunks, retries, reason, message FROM extraction.bundles"
+    " WHERE job_uid = %(uid)s AND job_created_at = %(created_at)s ORDER BY attempt, bundle, finished_at"
+)
+SPEC: LiteralString = (
+    "SELECT spec, s.generation FROM extraction.job_specs s WHERE job_uid = %(uid)s AND job_created_at = %(created_at)s"
+)
+STATS: LiteralString = (
+    "SELECT (date_trunc('day', finished_at AT TIME ZONE 'UTC'))::date AS day, namespace, source, count(*) AS jobs,"
+    " count(*) FILTER (WHERE phase = 'Succeeded') AS succeeded, count(*) FILTER (WHERE phase = 'Failed') AS failed,"
+    " sum(rows)::bigint AS rows, sum(bytes)::bigint AS bytes,"
+    " percentile_cont(0.5) WITHIN GROUP (ORDER BY duration_seconds) AS p50_seconds,"
+    " percentile_cont(0.95) WITHIN GROUP (ORDER BY duration_seconds) AS p95_seconds,"
+    " max(duration_seconds) AS max_seconds FROM extraction.jobs j WHERE finished_at >= %(since)s"
+)

@@ -1,0 +1,14 @@
+"""Where the tests' record is."""
+
+from pathlib import Path
+
+import pytest
+
+from extraction_record.connection import Place
+from support.record import place_of
+
+
+@pytest.fixture
+def record18(recorded, tmp_path: Path) -> Place:
+    """A record on PostgreSQL 18."""
+    return place_of(recorded, tmp_path / "credentials")

@@ -1,0 +1,199 @@
+"""What was observed, as rows."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+
+from extraction_contract.messages import BundleMessage, FailureMessage
+from extraction_contract.models import DataSource
+from extraction_operator.cluster.parse import parse_pod
+from extraction_operator.plan.values import Pod
+from extraction_operator.record.rows import Row, job_rows, pod_rows, source_row
+from support.objects import condition, data_source, pod
+from support.record import COMPLETED, STARTED, document, job, succeeded, uid
+
+SEEN = datetime(2026, 11, 22, 7, tzinfo=UTC)
+BUNDLE = BundleMessage(
+    bundle=3, chunks=4, reused=1, rows=500, bytes=32_000, seconds=2.5, retries=2, sessions=2, session_reuses=7
+)
+FAILED = FailureMessage(reason="OutOfMemory", exit_code=21, message="Pod x needs more.\0", bundle=3)
+
+
+def rows(table: str, found: list[Row]) -> list[dict]:
+    return [dict(row.values) for row in found if row.table.name == table]
+
+
+def of_job(**more) -> list[Row]:
+    gone = more.pop("gone", False)
+    return list(job_rows(document(**more), cluster="here", seen=SEEN, gone=gone))
+
+
+def test_a_new_job_is_pending_and_has_no_attempt():
+    found = of_job(version=17)
+    assert [row.table.name for row in found] == ["jobs", "job_specs"]
+    (row,) = rows("jobs", found)
+    assert found[0].version == 17
+    assert (row["uid"], row["cluster"], row["namespace"], row["name"]) == (uid("orders"), "here", "default", "orders")
+    assert (row["source"], row["table_name"], row["phase"], row["attempt"]) == ("shop", "public.orders", "Pending", 0)
+    assert (row["sink"], row["format"], row["verification"]) == ("s3://lake/default/orders", "Parquet", "Written")
+    assert (row["started_at"], row["finished_at"], row["deleted_at"]) == (None, None, None)
+
+
+def test_a_job_that_succeeded_has_its_result_and_so_has_its_attempt():
+    found = of_job(phase="Succeeded", status=succeeded())
+    (row,), (attempt,) = rows("jobs", found), rows("attempts", found)
+    assert (row["phase"], row["started_at"], row["finished_at"]) == ("Succeeded", STARTED, COMPLETED)
+    assert (row["rows"], row["bytes"], row["files"], row["consistency"]) == (1000, 32000, 8, "Snapshot")
+    assert (attempt["attempt"], attempt["outcome"], attempt["finished_at"]) == (1, "Succeeded", COMPLETED)
+    assert (attempt["chunks"], attempt["bundles"], attempt["strategy"], attempt["rows"]) == (8, 2, "ctid", 1000)
+    assert "reason" not in attempt
+
+
+def test_a_job_that_failed_says_why():
+    ready = condition("Ready", "False", reason="AuthenticationFailed", message="No\0.", observedGeneration="1")
+    found = of_job(phase="Failed", status={"completionTime": COMPLETED, "conditions": [ready]})
+    (row,), (attempt,) = rows("jobs", found), rows("attempts", found)
+    assert (row["reason"], row["message"]) == ("AuthenticationFailed", "No.")
+    assert (attempt["outcome"], attempt["reason"]) == ("Failed", "AuthenticationFailed")
+
+
+def test_an_attempt_that_is_followed_by_another_failed():
+    ready = condition("Ready", "False", reason="SnapshotLost", message="Gone. Attempt 2 follows.")
+    status = {"attempt": 2, "nextAttemptTime": COMPLETED, "conditions": [ready]}
+    (attempt,) = rows("attempts", of_job(phase="Pending", status=status))
+    assert (attempt["attempt"], attempt["outcome"], attempt["reason"]) == (1, "Failed", "SnapshotLost")
+    assert attempt["finished_at"] == SEEN
+    # A retry that people asked for follows one whose end was seen.
+    assert rows("attempts", of_job(phase="Pending", status={"attempt": 2})) == []
+
+
+def test_a_job_that_is_deleted_before_its_end_ended_then():
+    found = of_job(phase="Running", status={"startTime": STARTED}, gone=True)
+    (row,), (attempt,) = rows("jobs", found), rows("attempts", found)
+    assert (row["phase"], row["finished_at"], row["deleted_at"]) == ("Deleted", SEEN, SEEN)
+    assert attempt["outcome"] == "Deleted"
+    (row,) = rows("jobs", of_job(phase="Succeeded", status=succeeded(), gone=True))
+    assert (row["phase"], row["finished_at"], row["deleted_at"]) == ("Succeeded", COMPLETED, SEEN)
+
+
+def test_a_job_of_a_schedule_names_it():
+    owners = [
+        {
+            "kind": "ExtractionSchedule",
+            "name": "nightly",
+            "uid": uid("nightly"),
+            "apiVersion": "v1",
+            "controller": True,
+        },
+        {"kind": "Application", "name": "other", "uid": uid("other"), "apiVersion": "v1"},
+    ]
+    found = of_job(ownerReferences=owners)
+    assert rows("jobs", found)[0]["schedule_uid"] == uid("nightly")
+    (schedule,) = rows("schedules", found)
+    assert (schedule["uid"], schedule["name"], schedule["namespace"]) == (uid("nightly"), "nightly", "default")
+
+
+@pytest.mark.parametrize(
+    ("sink", "shown"),
+    [
+        ({"s3": {"bucket": "lake", "prefix": "orders"}}, "s3://lake/orders"),
+        ({"volume": {"claimName": "lake"}}, "volume:lake/default/orders"),
+        ({"volume": {"claimName": "lake", "path": "x/y"}}, "volume:lake/x/y"),
+    ],
+)
+def test_the_sink_is_one_word(sink: dict, shown: str):
+
+    raw = job()
+    raw["spec"] |= {"sink": sink}
+    (row,) = rows("jobs", list(job_rows(json.dumps(raw).encode(), cluster="c", seen=SEEN)))
+    assert (row["sink"], row["format"]) == (shown, "Parquet")
+
+
+def test_a_version_that_is_no_number_counts_as_the_first():
+    assert next(job_rows(document(version="abc"), cluster="c", seen=SEEN)).version == 0
+
+
+def test_a_source_is_recorded_with_what_its_check_found():
+    raw = data_source(ready=True, version=9, uid=uid("shop"))
+    raw["status"]["server"] = {"version": "18.6", "latencyMilliseconds": 3, "tls": "TLSv1.3"}
+    row = source_row(DataSource.model_validate_json(_json(raw)), cluster="here", seen=SEEN)
+    assert (row.version, row.key) == (9, (uid("shop"),))
+    assert {
+        "type": "PostgreSQL", "host": "db", "port": 5432, "database": "shop", "budget_group": "db:5432", "ready": True,
+        "reason": "Connected", "server_version": "18.6", "tls": "TLSv1.3", "latency_milliseconds": 3,
+        "deleted_at": None,
+    }.items() <= row.values.items()  # fmt: skip
+    assert "credentialsSecretRef" not in row.values["spec"]
+    unchecked = source_row(DataSource.model_validate_json(_json(data_source())), cluster="here", seen=SEEN, gone=True)
+    assert (unchecked.values["ready"], unchecked.values["deleted_at"]) == (None, SEEN)
+
+
+def _json(raw: dict) -> bytes:
+
+    return json.dumps(raw)
+
+
+def worker(code: int | None, message: str = "", *, reason: str = "Completed", **more) -> Pod:
+    """Return a worker pod whose container ended, or runs."""
+    ended = {
+        "exitCode": code, "reason": reason, "message": message,
+        "startedAt": "2026-11-22T06:00:20Z", "finishedAt": "2026-11-22T06:00:30Z",
+    }  # fmt: skip
+    state = {"running": {}} if code is None else {"terminated": ended}
+    raw = pod(
+        "orders-work-1-1-3-x", role="work", phase="Succeeded" if code == 0 else "Failed", uid=uid("pod"),
+        annotations={"batch.kubernetes.io/job-completion-index": "3"},
+        status={"containerStatuses": [{"name": "work", "state": state}]},
+    )  # fmt: skip
+    return replace(parse_pod(raw), **more)
+
+
+def of_pod(found: Pod) -> list[dict]:
+    return [dict(row.values) for row in pod_rows(found, uid("orders"), "2026-11-22T06:00:00Z")]
+
+
+def test_a_worker_that_ended_is_a_bundle():
+    (row,) = of_pod(worker(0, BUNDLE.encode()))
+    assert (row["bundle"], row["outcome"], row["rows"], row["bytes"], row["seconds"]) == (
+        3,
+        "Succeeded",
+        500,
+        32000,
+        2.5,
+    )
+    assert (row["reused_chunks"], row["retries"], row["session_reuses"]) == (1, 2, 7)
+    assert (row["finished_at"] - row["started_at"]).total_seconds() == 10
+    (row,) = of_pod(worker(21, FAILED.encode()))
+    assert (row["outcome"], row["exit_code"], row["reason"], row["message"]) == (
+        "Failed", 21, "OutOfMemory", "Pod x needs more.",
+    )  # fmt: skip
+    (row,) = of_pod(worker(137, reason="OOMKilled"))
+    assert (row["exit_code"], row["reason"]) == (137, "OOMKilled")
+    (row,) = of_pod(worker(143, disrupted="EvictionByEvictionAPI"))
+    assert row["reason"] == "EvictionByEvictionAPI"
+    assert of_pod(worker(None)) == []
+
+
+def test_a_lead_tells_of_its_attempt():
+    lead = parse_pod(pod(uid=uid("lead"), status={"phase": "Pending"}))
+    (row,) = of_pod(lead)
+    assert (row["attempt"], row["started_at"].isoformat()) == (1, "2026-11-22T06:00:00+00:00")
+    assert "planned_at" not in row
+    ended = {"exitCode": 0, "finishedAt": "2026-11-22T06:00:20Z", "message": "not ours"}
+    failed = {"exitCode": 21, "message": FAILED.encode()}
+    raw = pod(
+        uid=uid("lead"),
+        status={
+            "initContainerStatuses": [{"name": "plan", "state": {"terminated": ended}}],
+            "containerStatuses": [{"name": "publish", "state": {"terminated": failed}}],
+        },
+    )
+    (row,) = of_pod(parse_pod(raw))
+    assert row["planned_at"].isoformat() == "2026-11-22T06:00:20+00:00"
+    assert (row["reason"], row["node"]) == ("OutOfMemory", "node-1")
+
+
+def test_pods_of_other_roles_tell_nothing():
+    assert of_pod(parse_pod(pod(role="clean"))) == []
