@@ -14,7 +14,7 @@ PLURALS = {
     "ServiceAccount": "serviceaccounts", "Service": "services", "Deployment": "deployments", "Job": "jobs",
     "NetworkPolicy": "networkpolicies", "PodDisruptionBudget": "poddisruptionbudgets", "Role": "roles",
     "RoleBinding": "rolebindings", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings",
-    "CustomResourceDefinition": "customresourcedefinitions",
+    "CustomResourceDefinition": "customresourcedefinitions", "CronJob": "cronjobs",
 }  # fmt: skip
 CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
 PROMETHEUS = {"ServiceMonitor", "PrometheusRule"}
@@ -30,6 +30,8 @@ EVERYTHING = {
                                    "labelSelector": {}}],
     "podLabels": {"team": "data"}, "podAnnotations": {"team": "data"}, "commonLabels": {"cost": "7"},
     "serviceAccount": {"annotations": {"a": "b"}},
+    "record": {"enabled": True, "host": "db", "credentialsSecretRef": {"name": "record"}, "keep": "400d",
+               "caSecretRef": {"name": "authority"}},
 }  # fmt: skip
 
 
@@ -49,7 +51,8 @@ def collection(item: Object) -> str:
 def pods(objects: list[Object]) -> Iterator[Object]:
     """Yield the pods that objects make, as pods."""
     for item in objects:
-        if template := item.get("spec", {}).get("template"):
+        spec = item.get("spec", {})
+        if template := spec.get("jobTemplate", {}).get("spec", spec).get("template"):
             metadata = template.get("metadata", {}) | {"name": item["metadata"]["name"], "namespace": "restricted"}
             yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
@@ -107,6 +110,8 @@ def test_values_that_contradict_each_other_are_refused(render: Render) -> None:
         ({"serviceAccount": {"create": False}}, "serviceAccount.name is needed"),
         ({"jobs": {"networkPolicy": {"enabled": True}}}, "jobs.networkPolicy.namespaces is needed"),
         ({"metrics": {"service": {"enabled": False}, "serviceMonitor": {"enabled": True}}}, "needs metrics.service"),
+        ({"record": {"enabled": True, "credentialsSecretRef": {"name": "x"}}}, "record.host is needed"),
+        ({"record": {"enabled": True, "host": "db"}}, "record.credentialsSecretRef.name is needed"),
         ({"no": {"such": "value"}}, "additional properties 'no' not allowed"),
     ):
         with pytest.raises(AssertionError, match=problem):
@@ -291,8 +296,54 @@ def test_a_job_pod_is_what_the_policy_of_jobs_selects(render: Render) -> None:
 def test_options_of_the_operator_are_options_that_it_has(render: Render) -> None:
     from extraction_operator.cli import main
 
-    objects = render(watch={"namespaces": ["shop"]})
-    for kind in ("Deployment", "Job"):
-        command, *options = find(objects, kind)["spec"]["template"]["spec"]["containers"][0]["args"]
-        known = {name for found in main.commands[command].params for name in (*found.opts, *found.secondary_opts)}
+    objects = render(watch={"namespaces": ["shop"]}, record=RECORD)
+    for kind, name in (("Deployment", "operator"), ("Job", "-release")):
+        command, *options = find(objects, kind, name)["spec"]["template"]["spec"]["containers"][0]["args"]
+        params = main.commands[command].params
+        known = {option for found in params for option in (*found.opts, *found.secondary_opts)}
         assert {option.partition("=")[0] for option in options} <= known
+
+
+RECORD: Object = {"enabled": True, "host": "db.example.com", "credentialsSecretRef": {"name": "writer"}}
+
+
+def record_pod(objects: list[Object], kind: str, name: str) -> Object:
+    """Return the spec of a pod that keeps the record."""
+    spec = find(objects, kind, name)["spec"]
+    found: Object = spec.get("jobTemplate", {}).get("spec", spec)["template"]["spec"]
+    return found
+
+
+def test_the_record_is_migrated_first_and_its_password_is_in_no_manifest(render: Render) -> None:
+    assert "CronJob" not in {item["kind"] for item in render()}
+    objects = render(record=RECORD | {"caSecretRef": {"name": "authority"}})
+    hook = find(objects, "Job", "-migrate")
+    assert hook["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
+    url = "postgresql://db.example.com:5432/extraction?sslmode=verify-full&sslrootcert=/etc/extraction/record/ca/ca.crt"
+    operator = find(objects, "Deployment")["spec"]["template"]["spec"]
+    assert f"--record-url={url}" in operator["containers"][0]["args"]
+    for pod in (operator, record_pod(objects, "Job", "-migrate"), record_pod(objects, "CronJob", "-record")):
+        secrets = {volume["secret"]["secretName"] for volume in pod["volumes"] if "secret" in volume}
+        assert secrets == {"writer", "authority"}
+        mounts = {mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounts == {"/tmp", "/etc/extraction/record/credentials", "/etc/extraction/record/ca"}
+        assert "env" not in pod["containers"][0]
+    for pod in (record_pod(objects, "Job", "-migrate"), record_pod(objects, "CronJob", "-record")):
+        assert f"--url={url}" in pod["containers"][0]["args"]
+        assert pod["automountServiceAccountToken"] is False
+    # The policy of the release before doesn't know the record's port.
+    labels = hook["spec"]["template"]["metadata"]["labels"]
+    policy = find(objects, "NetworkPolicy")["spec"]
+    assert not policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert {"protocol": "TCP", "port": 5432} in [port for rule in policy["egress"] for port in rule["ports"]]
+
+
+def test_commands_of_the_record_are_commands_that_there_are(render: Render) -> None:
+    from extraction_operator.cli import main
+
+    for values in (RECORD, RECORD | {"keep": "400d"}):
+        objects = render(record=values)
+        for kind, name in (("Job", "-migrate"), ("CronJob", "-record")):
+            group, command, *options = record_pod(objects, kind, name)["containers"][0]["args"]
+            params = main.commands[group].commands[command].params  # type: ignore[attr-defined]
+            assert {option.partition("=")[0] for option in options} <= {name for found in params for name in found.opts}

@@ -273,10 +273,8 @@ class Operator:
         from extraction_operator.record.recorder import Recorder
 
         recorder = Recorder(self._config.record, self._config.namespaces, self._metrics)
-        self._metrics.gauge_of("record_waiting_rows", "Rows that wait for the record.", lambda: len(recorder.spool))
-        self._metrics.gauge_of("record_waiting_bytes", "Memory of these.", lambda: recorder.spool.bytes)
-        self._metrics.gauge_of("record_lag_seconds", "Since the oldest of these has waited.", recorder.spool.lag)
-        self._metrics.gauge_of("record_up", "1 while the record can be written.", lambda: float(recorder.is_up))
+        spool = recorder.spool
+        self._metrics.record_of(lambda: len(spool), lambda: spool.bytes, spool.lag, lambda: float(recorder.is_up))
         return recorder
 
     async def _reconcile(self, ref: Ref) -> None:

@@ -15,6 +15,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from extraction_record import partitions
@@ -77,17 +78,20 @@ def run_file(name: str) -> None:
 
 @contextmanager
 def _locked(place: Place) -> Iterator[Connection]:
-    engine = create_engine(
-        "postgresql+psycopg://", creator=lambda: psycopg.connect(**place.parameters()), poolclass=NullPool
-    )
+    # Connected first: what goes wrong then is psycopg's to say.
+    driver = psycopg.connect(**place.parameters())
+    engine = create_engine("postgresql+psycopg://", creator=lambda: driver, poolclass=NullPool)
     try:
         with engine.begin() as connection:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{_PATIENCE}'")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
             yield connection
+    except DBAPIError as error:
+        raise error.orig or error from None
     finally:
         engine.dispose()
+        driver.close()
 
 
 def _config(connection: Connection) -> Config:

@@ -1,6 +1,5 @@
 """The reference queries find their rows by an index: no table that holds anything is read as a whole."""
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -8,8 +7,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from bench.record.generate import SCHEDULE, generate
 from extraction_record.queries import REFERENCE, Query
+from support.history import generate, parameters
 
 END = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -22,7 +21,7 @@ def generated(postgres18, record_template) -> Iterator[psycopg.Connection]:
         admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
         admin.execute(f"CREATE DATABASE {name} TEMPLATE {record_template}")
         with psycopg.connect(postgres18.conninfo(name), autocommit=True) as connection:
-            generate(connection, jobs=30_000, sources=5_000, months=3, end=END)
+            generate(connection, jobs=10_000, sources=3_000, months=3, end=END)
             yield connection
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -34,8 +33,8 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(inner)
 
 
-def explain(connection: psycopg.Connection, query: Query, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    found = connection.execute(f"EXPLAIN (FORMAT JSON) {query.text}", parameters).fetchone()
+def explain(connection: psycopg.Connection, query: Query, given: dict[str, Any]) -> list[dict[str, Any]]:
+    found = connection.execute(f"EXPLAIN (FORMAT JSON) {query.text}", given).fetchone()
     assert found is not None
     return list(nodes(found[0][0]["Plan"]))
 
@@ -51,7 +50,7 @@ def scanned(connection: psycopg.Connection, plan: list[dict[str, Any]]) -> list[
 
 @pytest.mark.parametrize("query", REFERENCE, ids=lambda query: query.name)
 def test_a_reference_query_reads_no_table_as_a_whole(generated: psycopg.Connection, query: Query):
-    plan = explain(generated, query, SCHEDULE.parameters(END))
+    plan = explain(generated, query, parameters(END))
     assert scanned(generated, plan) == []
     # Of a partitioned table it is the partition's index, whose name the server made.
     used = {node["Index Name"] for node in plan if "Index Name" in node}
@@ -62,15 +61,13 @@ def test_a_reference_query_reads_no_table_as_a_whole(generated: psycopg.Connecti
         (list(used),),
     ).fetchall()
     assert query.index in {name for (name,) in parents}
-    assert generated.execute(query.text, SCHEDULE.parameters(END)).fetchone() is not None, "it finds something"
+    assert generated.execute(query.text, parameters(END)).fetchone() is not None, "it finds something"
 
 
 def test_without_its_index_a_query_would_read_tables_as_a_whole(generated: psycopg.Connection):
     """The check above can fail."""
     with generated.transaction(force_rollback=True):
         generated.execute("DROP INDEX extraction.jobs_source")
-        plan = explain(generated, REFERENCE[0], SCHEDULE.parameters(END))
-    assert scanned(generated, plan) != [] or all(
-        not node.get("Index Name", "").endswith("phase_started_at_idx") for node in plan
-    )
-    assert json.dumps(plan)
+        generated.execute("DROP INDEX extraction.jobs_name")
+        plan = explain(generated, REFERENCE[0], parameters(END))
+        assert scanned(generated, plan) != []

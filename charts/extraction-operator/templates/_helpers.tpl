@@ -110,6 +110,89 @@ annotations:
   verbs: [get]
 {{- end }}
 
+{{- define "extraction-operator.recordUrl" -}}
+{{- with .Values.record -}}
+postgresql://{{ required "record.host is needed where record.enabled is true" .host }}:{{ .port }}/{{ .database }}?sslmode={{ .sslMode }}
+{{- if .caSecretRef.name }}&sslrootcert=/etc/extraction/record/ca/{{ .caSecretRef.key }}{{ end }}
+{{- end }}
+{{- end }}
+
+{{- define "extraction-operator.recordMounts" -}}
+- name: record-credentials
+  mountPath: /etc/extraction/record/credentials
+  readOnly: true
+{{- if .Values.record.caSecretRef.name }}
+- name: record-ca
+  mountPath: /etc/extraction/record/ca
+  readOnly: true
+{{- end }}
+{{- end }}
+
+{{- define "extraction-operator.recordVolumes" -}}
+- name: record-credentials
+  secret:
+    secretName: {{ required "record.credentialsSecretRef.name is needed where record.enabled is true" .Values.record.credentialsSecretRef.name }}
+{{- with .Values.record.caSecretRef.name }}
+- name: record-ca
+  secret:
+    secretName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{- /*
+The template of a pod that keeps the record, of (list ROOT ARGS). It has no right in the cluster, and not the labels of the
+operator: the NetworkPolicy of the release before may not know the record's port yet.
+*/ -}}
+{{- define "extraction-operator.recordPod" -}}
+{{- $root := index . 0 }}{{ $args := index . 1 -}}
+metadata:
+  labels:
+    app.kubernetes.io/part-of: extraction-operator
+    app.kubernetes.io/component: record
+spec:
+  restartPolicy: Never
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  {{- with $root.Values.imagePullSecrets }}
+  imagePullSecrets:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $root.Values.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  securityContext:
+    {{- toYaml $root.Values.podSecurityContext | nindent 4 }}
+  containers:
+    - name: record
+      image: {{ include "extraction-operator.image" $root | quote }}
+      imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+      args:
+        {{- toYaml $args | nindent 8 }}
+        - --url={{ include "extraction-operator.recordUrl" $root }}
+        - --credentials=/etc/extraction/record/credentials
+      resources:
+        {{- toYaml $root.Values.resources | nindent 8 }}
+      securityContext:
+        {{- toYaml $root.Values.securityContext | nindent 8 }}
+      volumeMounts:
+        - name: tmp
+          mountPath: /tmp
+        {{- include "extraction-operator.recordMounts" $root | nindent 8 }}
+  volumes:
+    - name: tmp
+      emptyDir:
+        sizeLimit: 64Mi
+    {{- include "extraction-operator.recordVolumes" $root | nindent 4 }}
+  {{- with $root.Values.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with $root.Values.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
 {{- define "extraction-operator.leaseName" -}}
 {{- include "extraction-operator.fullname" . }}
 {{- end }}

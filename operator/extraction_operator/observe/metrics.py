@@ -35,6 +35,10 @@ class Metrics:
         self._drift.inc(0)
         self._recorded = self._counter("record_rows", "Rows that were written to the record.", "table")
         self._record_seconds = self._histogram("record_flush_seconds", "Of one transaction of the record.", "result")
+        self._record_waiting = self._gauge("record_waiting_rows", "Rows that wait for the record.")
+        self._record_bytes = self._gauge("record_waiting_bytes", "Memory of these.")
+        self._record_lag = self._gauge("record_lag_seconds", "Since the oldest of these has waited.")
+        self._record_up = self._gauge("record_up", "1 after the record could be written, 0 after it couldn't.")
         self._record_lost = self._counter("record_lost_rows", "Rows that the record won't have.", "table", "reason")
 
     def _name(self, name: str) -> str:
@@ -119,6 +123,15 @@ class Metrics:
     def gauge_of(self, name: str, text: str, value: Callable[[], float]) -> None:
         """Show what a function returns."""
         self._gauge(name, text).set_function(value)
+
+    def record_of(
+        self, rows: Callable[[], float], size: Callable[[], float], lag: Callable[[], float], up: Callable[[], float]
+    ) -> None:
+        """Show what waits for the record, and whether that can be written."""
+        self._record_waiting.set_function(rows)
+        self._record_bytes.set_function(size)
+        self._record_lag.set_function(lag)
+        self._record_up.set_function(up)
 
     def phases_of(self, phases: Callable[[], Iterable[str]]) -> None:
         """Show how many jobs are in each phase."""
