@@ -33,7 +33,8 @@ def add(
     (uid,) = connection.execute(
         "INSERT INTO extraction.jobs (uid, created_at, cluster, namespace, name, source, table_name, schedule_uid,"
         " generation, resource_version, phase, attempt, started_at, finished_at, sink, format, verification, rows,"
-        " bytes, reason, message) VALUES (gen_random_uuid(), %s, 'main', %s, %s, %s, 'public.orders', md5(%s)::uuid, 1, 1, %s,"
+        " bytes, reason, message) VALUES (gen_random_uuid(), %s, 'main', %s, %s, %s, 'public.orders', md5(%s)::uuid,"
+        " 1, 1, %s,"
         " %s, %s, %s, 's3://lake/x', 'Parquet', 'Written', %s, %s, %s, %s) RETURNING uid",
         (created, namespace, name, source, schedule, phase, attempts, created, finished, 1000 if done else None,
          5000 if done else None, None if done else "OutOfMemory", None if done else "It needs more."),
@@ -54,7 +55,8 @@ def add(
     )
     connection.execute(
         "INSERT INTO extraction.bundles (job_uid, job_created_at, attempt, bundle, pod_uid, pod, outcome, rows,"
-        " seconds) SELECT %s, %s, 1, i, gen_random_uuid(), 'pod-' || i, 'Succeeded', 10, 2 FROM generate_series(1, %s) AS i",
+        " seconds) SELECT %s, %s, 1, i, gen_random_uuid(), 'pod-' || i, 'Succeeded', 10, 2"
+        " FROM generate_series(1, %s) AS i",
         (uid, created, bundles),
     )
     return str(uid)

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from typing import Any
 
 Tree = Mapping[str, "Tree | None"]
-"""Names of fields; None takes the whole value, a tree those of its fields."""
+"""Names of fields; None takes the whole value, a tree those of its fields, or of each of its items."""
 
 _FORMAT: Tree = {"type": None, "compression": None, "targetFileBytes": None}
 JOB: Tree = {
     "dataSourceRef": {"name": None}, "table": None, "columns": None, "onUnrepresentable": None,
     "partitioning": {"strategy": None, "column": None, "targetBytes": None},
+    "masks": {"column": None, "method": None}, "priority": None,
     "consistency": None, "snapshot": {"maxAge": None, "onLoss": None}, "parallelism": None,
     "sink": {
         "format": _FORMAT,
@@ -32,6 +33,7 @@ SOURCE: Tree = {
     "limits": {
         "maxConnections": None, "bytesPerSecond": None, "activeJobs": None, "statementTimeout": None,
         "lockTimeout": None, "yieldToDDLAfter": None,
+        "windows": {"days": None, "start": None, "end": None, "timeZone": None, "maxConnections": None},
     },
     "budgetGroup": None,
     "pool": {"size": None, "minIdle": None, "acquireTimeout": None, "idleTimeout": None, "maxLifetime": None},
@@ -59,5 +61,11 @@ def pick(value: Mapping[str, Any], tree: Tree) -> dict[str, Any]:
     found = {}
     for name, inner in tree.items():
         if (field := value.get(name)) is not None:
-            found[name] = field if inner is None else pick(field, inner)
+            found[name] = _pick_each(field, inner)
     return found
+
+
+def _pick_each(field: Any, tree: Tree | None) -> Any:
+    if tree is None:
+        return field
+    return [pick(item, tree) for item in field] if isinstance(field, list) else pick(field, tree)
