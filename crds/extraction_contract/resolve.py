@@ -153,11 +153,22 @@ class ResolvedJob:
         if sink is None or sink.credentials_secret_ref is None:
             return None
         name, blamed = sink.credentials_secret_ref.name, (self.job_origin, "spec.sink.s3.credentialsSecretRef")
-        return S3Credentials(
+        found = S3Credentials(
             access_key_id=self._get(name, "accessKeyId", *blamed).get_secret_value(),
             secret_access_key=self._get(name, "secretAccessKey", *blamed),
             session_token=self._find(name, "sessionToken", *blamed),
         )
+        token = found.session_token.get_secret_value() if found.session_token is not None else ""
+        for key, text in (
+            ("accessKeyId", found.access_key_id),
+            ("secretAccessKey", found.secret_access_key.get_secret_value()),
+            ("sessionToken", token),
+        ):
+            # They become headers of requests, and a line break in one would begin another.
+            if re.fullmatch(r"[\x21-\x7e]*", text) is None:
+                message = f"Secret {name}, key {key}: only printable ASCII characters without blanks can be sent"
+                raise ManifestError([Problem(self.job_origin, "spec.sink.s3.credentialsSecretRef", message)])
+        return found
 
     def sink_ca(self) -> bytes | None:
         """Return the certificate authorities of the store in PEM; None is the system's."""

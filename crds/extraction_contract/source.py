@@ -252,7 +252,8 @@ class DataSourceStatus(Contract):
     observed_generation: Annotated[int, Field(ge=-1)] = -1
     """The generation of the spec that this status is about; -1 before the first look."""
     conditions: Conditions = ()
-    """Ready, Reconciling and Stalled, as kstatus reads them; ReadOnly warns of a role that could write."""
+    """Ready, Reconciling and Stalled, as kstatus reads them; ReadOnly warns of a role that could write,
+    Secure of a connection without TLS or to a server that isn't verified."""
     server: ServerStatus | None = None
     """What the last check that reached the server found."""
     checked_at: datetime | None = None

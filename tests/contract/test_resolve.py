@@ -192,3 +192,18 @@ def test_nothing_shows_a_secret(tmp_path: Path, folder: Path, caplog: pytest.Log
     logging.getLogger("test").warning("%s %r %s %r", job, job, job.credentials(), job.s3_credentials())
     assert "orders" in caplog.text
     assert "hunter2" not in caplog.text
+
+
+@pytest.mark.parametrize("key", ["accessKeyId", "secretAccessKey", "sessionToken"])
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a b", "a\0", "a\tb", "\x7f", "ä", "a\nb"])
+def test_a_key_of_the_store_that_would_be_another_header_is_refused_and_not_shown(folder: Path, key: str, value: str):
+    (folder / "lake-writer" / key).write_text(value)
+    manifests = folder.parent / "job.yaml"
+    manifests.write_text(MANIFESTS)
+    loaded = load_files([manifests])
+    with pytest.raises(ManifestError) as refused:
+        resolve(loaded.job(), loaded, folder)
+    [problem] = refused.value.problems
+    assert problem.path == "spec.sink.s3.credentialsSecretRef"
+    assert key in problem.message
+    assert value not in problem.message

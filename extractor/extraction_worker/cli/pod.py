@@ -32,12 +32,14 @@ def _command(name: str, what: str) -> click.Command:
         help="Where the last words go; /dev/termination-log.",
     )
     def command(root: Path, run_dir: Path | None, termination_log: Path | None) -> None:
+        from extraction_worker.hardening import keep_memory_private
         from extraction_worker.stages.pod.invocation import Invocation
         from extraction_worker.stages.pod.log import EventLog
         from extraction_worker.stages.pod.mounts import Mounts
         from extraction_worker.stages.pod.process import run_command
         from extraction_worker.stages.pod.stop import Stop
 
+        keep_memory_private()
         mounts = Mounts.below(root, run=run_dir, termination_log=termination_log)
         sys.exit(run_command(name, Invocation(mounts, os.environ, Stop(), EventLog(command=name))))
 

@@ -1,6 +1,7 @@
 """How a store is reached, and what its answers mean: credentials, TLS, bounded patience, errors of ours."""
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -177,6 +178,9 @@ def make_client(options: S3Options) -> "S3Client":
     from botocore.config import Config
     from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
 
+    for library in ("boto3", "botocore", "urllib3"):
+        # Below this they log headers, and with them session tokens, whoever asks for it.
+        logging.getLogger(library).setLevel(logging.INFO)
     session = botocore.session.Session()
     if options.credentials:
         ask = options.credentials

@@ -95,7 +95,7 @@ def _name_of(state: str) -> str:
         return "DataError"
 
 
-def translate(error: BaseException, doing: str, *, state: str | None = None) -> ExtractionError:
+def translate(error: BaseException, doing: str, *, state: str | None = None, quoting: bool = True) -> ExtractionError:
     """Return our error for a driver's.
 
     Parameters
@@ -106,11 +106,15 @@ def translate(error: BaseException, doing: str, *, state: str | None = None) -> 
         What we were doing and on which object, to begin the message with, e.g. ``reading chunk 12``.
     state
         SQLSTATE where the caller knows better than ``error.sqlstate``.
+    quoting
+        Whether the server may quote the statement (``LINE 1: …``), as helps who wrote it; not where it may hold
+        bounds of a chunk, which are values of rows.
     """
     if isinstance(error, ExtractionError):
         return error
     state = state or getattr(error, "sqlstate", None) or None
-    text = scrub(str(error))
+    primary = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    text = scrub(str(error) if quoting or primary is None else primary)
     for pattern, words_kind, hint in _BY_WORDS:
         if state is None and pattern.search(text):
             return words_kind(f"{doing}: {text}.", hint=hint)
@@ -131,6 +135,12 @@ def translate(error: BaseException, doing: str, *, state: str | None = None) -> 
         kind, hint = _BY_STATE[state]
         return kind(f"{doing}: {text} (SQLSTATE {state}).", hint=hint)
     if state is not None:
-        kind = _BY_CLASS.get(state[:2], UnsupportedSource)
-        return kind(f"{doing}: {text} (SQLSTATE {state}).")
+        known = _BY_CLASS.get(state[:2])
+        if known is None:
+            # Words of a function (RAISE), a constraint or an extension: whatever they put into them.
+            return UnsupportedSource(
+                f"{doing}: the server refused it ({_name_of(state)}, SQLSTATE {state}).",
+                hint="The server's log has its words.",
+            )
+        return known(f"{doing}: {text} (SQLSTATE {state}).")
     return SourceUnavailable(f"{doing}: {text}.")

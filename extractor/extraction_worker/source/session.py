@@ -16,6 +16,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 
 from extraction_worker.errors import (
+    ExtractionError,
     SnapshotLost,
     SourceBusy,
     SourceNotPinned,
@@ -346,7 +347,7 @@ class ReadSession:
             with self._working():
                 pacer.look(self._connection)
         except psycopg.Error as error:
-            raise translate(error, f"Talking to {self._settings.host}:{self._settings.port}") from None
+            raise self._explain(error) from None
 
     def cancel(self) -> None:
         """Cancel what the session runs, from any thread, and what it would run next, until :meth:`begin`.
@@ -390,7 +391,11 @@ class ReadSession:
             with self._working():
                 return self._connection.execute(cast("Any", statement))
         except psycopg.Error as error:
-            raise translate(error, f"Talking to {self._settings.host}:{self._settings.port}") from None
+            raise self._explain(error) from None
+
+    def _explain(self, error: psycopg.Error) -> ExtractionError:
+        # The statement may be a proof of a chunk, with its bounds.
+        return translate(error, f"Talking to {self._settings.host}:{self._settings.port}", quoting=False)
 
     def _row(self, query: str) -> tuple[object, ...]:
         rows = self._execute(query).fetchall()

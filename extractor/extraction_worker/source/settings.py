@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from psycopg.conninfo import make_conninfo
 
+from extraction_worker.errors import AuthenticationFailed
 from extraction_worker.memory_file import MemoryFile
 from extraction_worker.source.danger import Protection
 from extraction_worker.source.slots import SlotBudget
@@ -77,6 +78,11 @@ class SourceSettings:
         ----------
         pinned
             Connect to :attr:`address`.
+
+        Raises
+        ------
+        AuthenticationFailed
+            The user or the password holds what libpq can't be told.
         """
         place = {"host": self.host, "port": str(self.port)}
         timeout = self.connect_timeout
@@ -85,6 +91,12 @@ class SourceSettings:
             place |= {"hostaddr": address, "port": port}
             timeout = min(timeout, _PINNED_TIMEOUT)
         credentials = self.credentials()
+        # A file of passwords has one a line, and C's strings end at NUL: libpq would use a part, or another line.
+        if set("\0\r\n") & set(credentials.username + credentials.password):
+            raise AuthenticationFailed(
+                f"Connecting to {self.host}:{self.port}: the user or the password holds a line break or a NUL.",
+                hint="Look at the Secret that credentialsSecretRef names: only one line feed, at the end, is left out.",
+            )
         escaped = credentials.password.replace("\\", "\\\\").replace(":", "\\:")
         self._password_file.write(f"*:*:*:*:{escaped}\n".encode())
         tls: dict[str, str] = {}

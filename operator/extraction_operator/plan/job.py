@@ -195,6 +195,10 @@ class _Deciding:
             self.draft.change(phase=phase, attempt=self.facts.attempt, next_attempt_time=None)
             self.draft.event(reason, message)
             self.draft.say(in_progress(reason, message))
+            store = self.spec.sink.s3
+            if phase == "Planning" and store is not None and (store.endpoint or "").startswith("http:"):
+                message = "Files travel in the clear: sink.s3.endpoint is a URL of http."
+                self.draft.event("StoreWithoutTLS", message, warning=True)
 
     def work(self) -> None:
         plan, workers = self.status.plan, self.facts.workers

@@ -186,10 +186,26 @@ class _Deciding:
             State("ReadOnly", holds=False, reason="RoleCanWrite", message=writes)
             if found.can_write
             else State("ReadOnly", holds=True, reason="RoleReadsOnly"),
+            self.security(found),
         )
         self.tell("Ready", "True", Event("Connected", message))
         if found.can_write:
             self.tell("ReadOnly", "False", Event("RoleCanWrite", writes, warning=True))
+        secure = self.security(found)
+        if not secure.holds:
+            self.tell("Secure", "False", Event(secure.reason, secure.message, warning=True))
+
+    def security(self, found: CheckMessage) -> State:
+        """Return whether passwords and rows travel to a server that proved its name, and unreadable to others."""
+        mode = self.seen.source.spec.connection.ssl_mode
+        if not found.tls:
+            message = f"Passwords and rows travel in the clear: connection.sslMode is {mode}."
+            return State("Secure", holds=False, reason="NoTLS", message=message)
+        if mode == "verify-full":
+            return State("Secure", holds=True, reason="ServerVerified")
+        what = "the name in the server's certificate" if mode == "verify-ca" else "the server's certificate"
+        message = f"Nobody checks {what}: connection.sslMode is {mode}, verify-full would."
+        return State("Secure", holds=False, reason="ServerNotVerified", message=message)
 
     def not_ready(self, check: ChildJob, failure: Failure) -> None:
         self.ended(check, failed=self.seen.source.status.failed_checks + 1)

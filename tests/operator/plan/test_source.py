@@ -127,6 +127,7 @@ def test_a_good_check_makes_the_source_ready():
     assert (decision.status.server.version, decision.status.server.latency_milliseconds) == ("18.6", 1)
     assert world.condition().message == "PostgreSQL 18.6, TLSv1.3."
     assert world.condition("ReadOnly").status == "True"
+    assert (world.condition("Secure").status, world.condition("Secure").reason) == ("True", "ServerVerified")
     assert [event.reason for event in decision.events] == ["Connected"]
     decision = world.step()
     assert [type(action) for action in decision.actions] == [DeleteJob]
@@ -148,7 +149,31 @@ def test_what_a_check_finds_is_told():
         " the role may have 5 connections only, limits.maxConnections is 10."
     )
     assert world.condition("ReadOnly").reason == "RoleCanWrite"
-    assert [event.reason for event in decision.events] == ["Connected", "RoleCanWrite"]
+    assert [event.reason for event in decision.events] == ["Connected", "RoleCanWrite", "NoTLS"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "tls", "reason"),
+    [
+        ("disable", "", "NoTLS"),
+        ("require", "TLSv1.3", "ServerNotVerified"),
+        ("verify-ca", "TLSv1.3", "ServerNotVerified"),
+    ],
+)
+def test_a_connection_that_others_could_read_is_warned_of_once(mode, tls, reason):
+    source = new_source()
+    connection = source.spec.connection.model_copy(update={"ssl_mode": mode})
+    spec = source.spec.model_copy(update={"connection": connection})
+    world = SourceWorld(source.model_copy(update={"spec": spec}))
+    world.metadata(finalizers=(FINALIZER,))
+    decision = world.check_says(FOUND.model_copy(update={"tls": tls}))
+    found = world.condition("Secure")
+    assert (found.status, found.reason) == ("False", reason)
+    assert mode in found.message
+    [warning] = [event for event in decision.events if event.reason == reason]
+    assert warning.warning
+    # The source is usable all the same: it was declared so.
+    assert world.condition().status == "True"
 
 
 def test_a_role_with_too_few_connections_for_a_job_is_refused():

@@ -136,10 +136,11 @@ def _wait(pgconn: PGconn, events: int, tick: Tick) -> int:
 
 
 def _server_error(result: PGresult) -> psycopg.Error:
-    message = result.get_error_message()
+    # Not the whole message: LINE and CONTEXT quote the statement, with the bounds of its chunk.
+    message = (result.error_field(DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
     state = (result.error_field(DiagnosticField.SQLSTATE) or b"").decode()
     if not state:
-        return psycopg.OperationalError(message)
+        return psycopg.OperationalError(result.get_error_message())
     try:
         return psycopg.errors.lookup(state)(message)
     except KeyError:  # an extension's, or newer than psycopg
