@@ -114,7 +114,7 @@ class Job:
             self.evidence.add(f"/proc of {name}: {part}", Path(f"/proc/{process.pid}/{part}").read_bytes())
 
     def end(self, process: subprocess.Popen) -> int:
-        _, log = process.communicate(timeout=60)
+        _, log = process.communicate(timeout=150)
         name = next(name for name, found in self.processes if found is process)
         self.evidence.add(f"log of {name}", log)
         assert "everything is logged" in log
