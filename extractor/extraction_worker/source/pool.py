@@ -169,7 +169,7 @@ class SourcePool:
     def session(self) -> Iterator[ReadSession]:
         """Check a session out. It goes back ready when the block ends well, and is closed when it raises.
 
-        It is closed as well when it has read rows so wide that it would keep their memory.
+        It is closed as well when it has read rows so wide that it would keep their memory, and when it ran users' SQL.
 
         Raises
         ------
@@ -189,6 +189,8 @@ class SourcePool:
         else:
             if connection.session.bloated or self._are_too_many:
                 self._evict(connection)
+            elif connection.session.ran_user_sql:
+                connection.session.close()
         finally:
             with self._changed:
                 self._out.pop(connection, None)

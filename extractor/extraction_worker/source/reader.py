@@ -8,8 +8,8 @@ backend is gone, idle, or waits for a client that waits for it.
 
 import threading
 import time
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -165,12 +165,31 @@ class ByteRate:
         # When the bucket was, or will be, empty.
         self._paid_until = clock() - self.BURST
         self._halved = False
+        self._shares: list[float] = []
+        """Of those that read now, where the rate is shared with other processes."""
+
+    @contextmanager
+    def sharing(self, share: float) -> Iterator[None]:
+        """Have a share of the rate meanwhile, together with the other threads that have one."""
+        with self._lock:
+            self._shares.append(share)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._shares.remove(share)
+
+    def _here(self, rate: int) -> float:
+        """Return how much of the rate this process has."""
+        return rate * sum(self._shares) if self._shares else rate
 
     def batch_bytes(self, wanted: int) -> int:
         """Return how large batches may be so that one is no burst by itself."""
         if self._rate is None:
             return wanted
-        return min(wanted, max(_LEAST_BATCH, int(self._rate * self.BURST / self._readers)))
+        with self._lock:
+            here, readers = self._here(self._rate), len(self._shares) or self._readers
+        return min(wanted, max(_LEAST_BATCH, int(here * self.BURST / readers)))
 
     def halve(self, halved: bool) -> None:
         """Rest after each batch for as long as it took to come, or stop doing so."""
@@ -185,7 +204,7 @@ class ByteRate:
         wait = min(seconds, _LONGEST_REST) if self._halved else 0.0
         if self._rate is not None:
             with self._lock:
-                self._paid_until = max(self._paid_until, self._clock() - self.BURST) + size / self._rate
+                self._paid_until = max(self._paid_until, self._clock() - self.BURST) + size / self._here(self._rate)
                 wait = max(wait, self._paid_until - self._clock())
         if wait > 0:
             self._sleep(wait)

@@ -241,6 +241,8 @@ class ReadSession:
         self.server_version = connection.info.server_version
         self.bloated = False
         """Whether the connection holds memory that a wide row needed."""
+        self.ran_user_sql = False
+        """Whether a query or a predicate of users ran in it: what that left behind isn't known."""
         self.at_work = 0
         """How many statements and reads of it haven't ended."""
         self.idle_since = time.monotonic()
@@ -255,6 +257,7 @@ class ReadSession:
         """
         with self._lock:
             self._cancelled_at = None
+        self.ran_user_sql = self.ran_user_sql or plan.query_hash is not None
         shared = plan.consistency is Consistency.SNAPSHOT
         snapshot_id = plan.identity.snapshot_id if shared else None
         try:

@@ -22,7 +22,7 @@ import itertools
 import math
 import random
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -78,6 +78,11 @@ class SlotBudget:
     def run_key(self) -> int:
         """First key of the lock that offers a slot to the sessions of this run."""
         return _key("run", self.run)
+
+    @property
+    def rate_key(self) -> int:
+        """First key of the locks by which the sessions of this run divide its bytes a second."""
+        return _key("rate", self.run)
 
 
 def _key(kind: str, name: str) -> int:
@@ -194,6 +199,19 @@ FROM (SELECT) AS one LEFT JOIN pg_catalog.pg_locks AS l
  AND l.classid::pg_catalog.int8 IN ({group}, {run})
 """
 
+# What the server itself lets this role have: a holder that gets a slot must find a connection for its reader, too.
+# Superusers are bound by the whole alone.
+_ROOM = """
+SELECT LEAST(CASE WHEN r.rolconnlimit >= 0 AND NOT r.rolsuper THEN r.rolconnlimit END,
+             CASE WHEN d.datconnlimit >= 0 AND NOT r.rolsuper THEN d.datconnlimit END,
+             pg_catalog.current_setting('max_connections')::pg_catalog.int4
+             - CASE WHEN r.rolsuper THEN 0
+                    ELSE pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4
+                         + COALESCE(pg_catalog.current_setting('reserved_connections', true)::pg_catalog.int4, 0) END)
+FROM pg_catalog.pg_roles AS r, pg_catalog.pg_database AS d
+WHERE r.rolname = SESSION_USER AND d.datname = pg_catalog.current_database()
+"""
+
 # Every role sees everybody's application_name.
 _WHO = """
 SELECT a.application_name, pg_catalog.count(*)
@@ -227,6 +245,7 @@ def take_slot(connection: psycopg.Connection[Any], budget: SlotBudget, claim: Cl
             "another one that reads.",
             hint=f"Set it to {LEAST_FOR_A_JOB} at least.",
         )
+    budget = _as_enforced(connection, budget, claim)
     steps = claim_steps(budget.limit, claim)
     answer: object = None
     try:
@@ -235,6 +254,23 @@ def take_slot(connection: psycopg.Connection[Any], budget: SlotBudget, claim: Cl
     except StopIteration as end:
         if not end.value:
             raise _busy(connection, budget) from None
+
+
+def _as_enforced(connection: psycopg.Connection[Any], budget: SlotBudget, claim: Claim) -> SlotBudget:
+    """Return the budget with no more slots than the server gives connections.
+
+    Otherwise holders could take all that the role may have, and wait for ever for one to read with.
+    """
+    room = _value(connection, _ROOM)
+    if not isinstance(room, int) or room >= budget.limit:
+        return budget
+    if claim is Claim.HOLD and room < LEAST_FOR_A_JOB:
+        raise InvalidManifest(
+            f"The server lets this role have {room} connections: a job needs one that holds the snapshot, and another "
+            "one that reads.",
+            hint=f"Give {LEAST_FOR_A_JOB} at least: CONNECTION LIMIT of the role and the database, max_connections.",
+        )
+    return replace(budget, limit=room)
 
 
 def _carry_out(connection: psycopg.Connection[Any], budget: SlotBudget, step: Step) -> object:

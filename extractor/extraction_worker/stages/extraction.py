@@ -31,7 +31,9 @@ class Extraction:
     worker
         Who we are: the pod's uid, or the local process.
     bytes_per_second
-        Of this process; None is as fast as the source can send.
+        Of the whole job; None is as fast as the source can send.
+    alone
+        Whether no other process reads for the job: otherwise they share the rate.
     masks
         Of the plan's columns, with their keys: :meth:`JobSource.masks`.
     """
@@ -46,6 +48,7 @@ class Extraction:
         *,
         worker: str,
         bytes_per_second: int | None,
+        alone: bool = True,
         progress: Progress,
         masks: Masks,
     ) -> None:
@@ -72,6 +75,7 @@ class Extraction:
             progress=progress,
             masks=masks,
             pacer=Pacer(settings.protection, slow, progress.say),
+            shared=None if alone or bytes_per_second is None else settings.slots,
         )
 
     def run(

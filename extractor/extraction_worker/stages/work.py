@@ -1,7 +1,7 @@
 """The *work* stage: one chunk from the source's snapshot to durable, invisible parts and a result."""
 
 import time
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
@@ -24,6 +24,8 @@ from extraction_worker.source.danger import Pacer
 from extraction_worker.source.reader import ByteRate, Watchdog, read_batches
 from extraction_worker.source.render import aggregate_sql, select_sql
 from extraction_worker.source.session import ReadSession
+from extraction_worker.source.shares import take_share
+from extraction_worker.source.slots import SlotBudget
 from extraction_worker.source.types import target_schema
 from extraction_worker.source.width import WideRow, find_wide_row, guard_width
 from extraction_worker.stream.admission import Admission, MemoryPlan, memory_for_row
@@ -58,6 +60,8 @@ class ChunkWorker:
         Where ``Decoded`` spools; None is the system's temporary folder.
     pacer
         Looks, now and then, how the source is.
+    shared
+        The run, where other pods read, too, and share its bytes a second.
     masks
         Of the plan's columns.
     """
@@ -73,6 +77,7 @@ class ChunkWorker:
     masks: Masks
     spool_folder: Path | None = None
     pacer: Pacer | None = None
+    shared: SlotBudget | None = None
     stopped: Event = field(default_factory=Event)
 
     def __post_init__(self) -> None:
@@ -162,6 +167,7 @@ class ChunkWorker:
                 # Not before begin(), which forgets an earlier cancel: a stop that came meanwhile is seen here.
                 self._enter(session)
                 try:
+                    share = self._share(session)
                     batches = read_batches(
                         session,
                         select_sql(guarded, chunk),
@@ -170,7 +176,7 @@ class ChunkWorker:
                         rate=self.rate,
                         doing=doing,
                     )
-                    with closing(batches):
+                    with share, closing(batches):
                         for batch in batches:
                             self._refuse_stopped()
                             rows += batch.num_rows
@@ -210,6 +216,17 @@ class ChunkWorker:
             verified=level,
             seconds=time.monotonic() - started,
         )
+
+    def _share(self, session: ReadSession) -> AbstractContextManager[None]:
+        """Wait for the session's share of the rate; return the context in which it has that."""
+        if self.shared is None:
+            return nullcontext()
+
+        def wait(seconds: float) -> None:
+            self.stopped.wait(seconds)
+            self._refuse_stopped()
+
+        return self.rate.sharing(take_share(session, self.shared, wait))
 
     def _is_sampled(self, chunk: Chunk) -> bool:
         """Whether the server proves this chunk: a choice seeded by the plan, the same in every pod."""

@@ -1,13 +1,16 @@
 """The pool: bounded, reused, validated, rotated."""
 
 import threading
+from contextlib import closing
 
 import pytest
 
 from extraction_worker.errors import AuthenticationFailed, NotFound, SourceBusy, SourceUnavailable
 from extraction_worker.source.pool import PoolSettings, SourcePool
+from extraction_worker.source.session import begin, connect, read_identity
 from extraction_worker.source.settings import Credentials
 from support.databases import settings_of, wait_until
+from support.plans import make_plan
 
 
 @pytest.fixture
@@ -121,6 +124,23 @@ def test_a_session_that_keeps_the_memory_of_a_wide_row_is_replaced(pool_of):
             assert batch.num_rows == 1
     assert pids[0] == pids[1] == pids[2] != pids[3]
     assert pool.statistics.evicted == 1
+
+
+def test_a_session_that_ran_users_sql_is_not_used_again(pool_of, database18):
+    database18.execute("CREATE TABLE t AS SELECT 1 AS id")
+    pool = pool_of(size=1)
+    pids = []
+    with closing(connect(settings_of(database18))) as holder:
+        begin(holder, settings_of(database18))
+        [snapshot] = holder.execute("SELECT pg_export_snapshot()").fetchone()
+        plain = make_plan(identity=read_identity(holder, snapshot))
+        for plan in (plain, plain, plain.model_copy(update={"query_hash": "0" * 32}), plain):
+            with pool.session() as session:
+                pids.append(session.backend_pid)
+                session.begin(plan)
+                session.end()
+    assert pids[0] == pids[1] == pids[2] != pids[3]
+    assert (pool.statistics.evicted, pool.statistics.reused) == (0, 2)
 
 
 def test_a_rotated_user_is_used_by_the_next_session(pool_of, database18):

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from hypothesis import given, settings
@@ -188,6 +189,26 @@ def test_over_ten_seconds_a_rate_is_kept_within_a_tenth_and_over_one_there_is_no
         seconds[int(moment)] += size
     assert sum(seconds) == pytest.approx(10 * rate, rel=0.1)
     assert max(seconds) <= 1.6 * rate
+
+
+@pytest.mark.parametrize("shares", [(1.0,), (0.5, 0.5), (0.5, 0.25, 0.125), (0.1,)])
+def test_the_shares_of_a_processs_threads_are_what_it_reads_of_the_rate(shares):
+    now, rate = [0.0], 1 << 24
+
+    def sleep(duration):
+        now[0] += duration
+
+    bucket = ByteRate(rate, readers=4, clock=lambda: now[0], sleep=sleep)
+    with ExitStack() as stack:
+        for share in shares:
+            stack.enter_context(bucket.sharing(share))
+        size, read = bucket.batch_bytes(2 << 20), 0
+        assert size * len(shares) <= rate * sum(shares) * ByteRate.BURST
+        while now[0] < 10:
+            bucket.take(size)
+            read += size
+        assert read == pytest.approx(10 * rate * sum(shares), rel=0.1)
+    assert bucket.batch_bytes(2 << 20) == rate // 16
 
 
 def test_batches_are_small_against_the_rate_and_never_larger_than_asked():

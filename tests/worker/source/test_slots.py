@@ -271,6 +271,25 @@ def test_a_limit_under_which_no_job_can_run_is_refused(database18):
         connect(slots_of(database18, limit=1), Claim.HOLD)
 
 
+def test_a_role_with_fewer_connections_has_fewer_slots_so_that_every_holder_finds_one_to_read_with(database):
+    role = database.role("few", password="p")
+    database.execute(f"ALTER ROLE {role} CONNECTION LIMIT 3")
+    settings = slots_of(database, limit=10, user=role, password="p", run="mine")
+    other = slots_of(database, limit=10, user=role, password="p", run="other")
+    with closing(connect(settings, Claim.HOLD)):
+        with pytest.raises(SourceBusy, match="shop of 3 connections"):
+            connect(other, Claim.HOLD)
+        with closing(connect(settings)), closing(connect(settings)):
+            pass
+        # A superuser isn't bound by it.
+        with closing(connect(slots_of(database, limit=10, run="third"), Claim.HOLD)):
+            pass
+    free_again(database)
+    database.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+    with pytest.raises(InvalidManifest, match="lets this role have 1 connections"):
+        connect(settings, Claim.HOLD)
+
+
 def test_without_a_slot_to_ask_from_a_silent_session_is_not_suspected(database18):
     settings = slots_of(database18, limit=2)
     with closing(connect(settings)) as reader, closing(connect(settings)):

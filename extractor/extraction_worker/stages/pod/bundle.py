@@ -39,7 +39,7 @@ def work_chunks(
     sink: Sink,
     memory: MemoryPlan,
     *,
-    share: int,
+    alone: bool,
     holder: Holder | None = None,
 ) -> Worked:
     """Extract consecutive chunks; return when each has its result in staging.
@@ -48,8 +48,8 @@ def work_chunks(
 
     Parameters
     ----------
-    share
-        How many pods share the source's rate.
+    alone
+        Whether no other pod reads for the job.
     holder
         Of the snapshot, in the lead: what it tells is the reason where it lost it.
 
@@ -85,7 +85,8 @@ def work_chunks(
                 source.settings,
                 memory,
                 worker=pod.environment.pod_uid,
-                bytes_per_second=max(1, int(limit) // share) if limit is not None else None,
+                bytes_per_second=int(limit) if limit is not None else None,
+                alone=alone,
                 progress=progress,
                 masks=source.masks(plan),
             )

@@ -63,7 +63,7 @@ def _own_plan(pod: JobPod, sink: Sink) -> Plan:
 
 def _work(pod: JobPod, plan: Plan, sink: Sink) -> Sequence[ChunkResult]:
     memory = pod.memory(pod.environment.killed)
-    return work_chunks(pod, plan, plan.chunks, sink, memory, share=1, holder=pod.holder()).results
+    return work_chunks(pod, plan, plan.chunks, sink, memory, alone=True, holder=pod.holder()).results
 
 
 def _collect(pod: JobPod, plan: Plan, sink: Sink) -> Sequence[ChunkResult]:

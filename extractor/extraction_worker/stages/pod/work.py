@@ -74,7 +74,7 @@ def _work(pod: JobPod, plan: Plan, mine: BundleEnvironment, sink: Sink) -> Worke
         "begin", bundle=mine.bundle, chunks=len(chunks), threads=memory.threads, batch=memory.batch_bytes, killed=killed
     )
     try:
-        return work_chunks(pod, plan, chunks, sink, memory, share=min(pod.parallelism, mine.bundles))
+        return work_chunks(pod, plan, chunks, sink, memory, alone=mine.bundles == 1)
     except MemoryError:
         # As good as being killed: the next pod shall take less.
         raise

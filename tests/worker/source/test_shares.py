@@ -1,0 +1,111 @@
+"""Shares of a job's rate: never more than the whole, and nobody waits for ever."""
+
+import random
+import threading
+from contextlib import contextmanager
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from extraction_worker.errors import Interrupted
+from extraction_worker.source.session import ReadSession, connect
+from extraction_worker.source.shares import UNITS, fair_units, take_share
+from extraction_worker.source.slots import SlotBudget
+from support.databases import settings_of, wait_until
+
+RUN = SlotBudget("shop", 100, "run")
+HELD = "SELECT COALESCE(sum(objid::int8), 0) FROM pg_locks WHERE classid::int8 = %s AND objid::int8 <= %s"
+
+
+@contextmanager
+def reading(database, budget=RUN, wait=None):
+    """Have a session with its share of the rate in a transaction."""
+    found = settings_of(database)
+
+    def pause(seconds):
+        threading.Event().wait(seconds / 10)
+
+    with ReadSession(connect(found), found) as session:
+        session._execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield take_share(session, budget, wait or pause)
+
+
+def test_who_reads_alone_has_all_of_it_and_of_several_each_waits_for_its_part(database):
+    def busy(_):
+        raise Interrupted("nothing left")
+
+    with reading(database) as share:
+        assert share == 1.0
+        with pytest.raises(Interrupted), reading(database, wait=busy):
+            pass
+        with reading(database, SlotBudget("shop", 100, "another run")) as other:
+            assert other == 1.0
+    # A closed session's locks go a moment after it.
+    with reading(database) as share:
+        assert share > 0
+
+
+def test_who_waits_is_counted_by_those_that_read(database):
+    waits, goes_on, got, done = threading.Event(), threading.Event(), [], threading.Event()
+
+    def late():
+        with reading(database, wait=lambda _: (waits.set(), goes_on.wait(60))) as share:
+            got.append(share)
+            done.wait(60)
+
+    thread = threading.Thread(target=late, daemon=True)
+    with reading(database) as share:
+        assert share == 1.0
+        thread.start()
+        assert waits.wait(60)
+    wait_until(lambda: database.execute(HELD, RUN.rate_key, UNITS) == [(0,)])
+    with reading(database) as share:
+        assert share == 0.5
+        goes_on.set()
+        done.set()
+        thread.join(60)
+    assert got == [0.5]
+
+
+def test_sessions_that_come_and_go_share_never_more_than_the_whole_and_all_end(database):
+    over, ended = [], []
+
+    def job(seed):
+        chance = random.Random(seed)
+        for _ in range(5):
+            with reading(database) as share:
+                assert share > 0
+                [(held,)] = database.execute(HELD, RUN.rate_key, UNITS)
+                over.append(held)
+                threading.Event().wait(chance.random() / 100)
+        ended.append(seed)
+
+    threads = [threading.Thread(target=job, args=(seed,), daemon=True) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    assert sorted(ended) == list(range(6))
+    assert max(over) <= UNITS
+    wait_until(lambda: database.execute(HELD, RUN.rate_key, UNITS) == [(0,)])
+
+
+@settings(max_examples=100, deadline=None)
+@given(sessions=st.integers(1, 40), seed=st.integers(0, 2**32))
+def test_shares_even_out_as_chunks_end(sessions, seed):
+    """After each has begun its third chunk, all have about as much, and nothing is left."""
+    chance, units = random.Random(seed), [0] * sessions
+    for _ in range(3):
+        order = chance.sample(range(sessions), sessions)
+        while order:
+            waiting = []
+            for place in order:
+                units[place] = 0
+                units[place] = fair_units(sum(units), sessions)
+                waiting += [] if units[place] else [place]
+            assert len(waiting) < len(order), "everybody waits"
+            # Those that read end their chunks, and wait behind the others.
+            order = waiting
+        assert sum(units) <= UNITS
+    assert min(units) >= UNITS // sessions
