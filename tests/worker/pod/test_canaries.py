@@ -19,6 +19,9 @@ from extraction_worker.stages.work import ChunkWorker
 from support.databases import wait_until
 from support.pods import LEAD, Pods
 
+pytestmark = pytest.mark.timeout(400)
+"""Some ten processes a test, which log all they can: a busy machine needs a while."""
+
 PASSWORD = "canary-of-the-'pass\"word\\ %s {}"
 S3_SECRET = "canary-of-the-secret-access-key/+="
 S3_TOKEN = "canary-of-the-session-token"
