@@ -11,7 +11,7 @@ from typing import Protocol
 from extraction_contract.models import DataSource
 from extraction_operator.config import RecordConfig
 from extraction_operator.plan.values import Pod
-from extraction_operator.record.rows import job_rows, pod_rows, source_row
+from extraction_operator.record.rows import Row, job_rows, pod_rows, source_rows
 from extraction_operator.record.spool import Spool
 from extraction_operator.record.writer import UnavailableError, Writer
 
@@ -34,7 +34,7 @@ class Observer(Protocol):
         """Count an attempt to write that failed."""
 
     def record_lost(self, tables: Iterable[str], reason: str) -> None:
-        """Count rows that will never be written, by their tables: ``SpoolFull`` or ``Rejected``."""
+        """Count rows that will never be written, by their tables: ``SpoolFull``, ``Rejected``, ``Unreadable``."""
 
 
 class Known(Protocol):
@@ -83,18 +83,16 @@ class Recorder:
         self._created.move_to_end(uid)
         if len(self._created) > _JOBS:
             self._created.popitem(last=False)
-        for row in job_rows(document, cluster=self._config.cluster, seen=self._now(), gone=gone):
-            self.spool.offer(row)
+        self._take("jobs", job_rows(document, cluster=self._config.cluster, seen=self._now(), gone=gone))
 
     def source(self, source: DataSource, *, gone: bool = False) -> None:
         """Record a DataSource."""
-        self.spool.offer(source_row(source, cluster=self._config.cluster, seen=self._now(), gone=gone))
+        self._take("data_sources", source_rows(source, cluster=self._config.cluster, seen=self._now(), gone=gone))
 
     def pod(self, owner: str, pod: Pod) -> None:
         """Record what a pod tells; a pod that isn't of a job, or of one that nobody remembers, tells nothing."""
         if (created := self._created.get(owner)) is not None:
-            for row in pod_rows(pod, owner, created):
-                self.spool.offer(row)
+            self._take("bundles", pod_rows(pod, owner, created))
 
     # Writing ---------------------------------------------------------------------------------------------------------
 
@@ -106,7 +104,12 @@ class Recorder:
         is_complete = False
         while True:
             await asyncio.sleep(interval)
-            await self.flush()
+            try:
+                await self.flush()
+            except Exception as error:
+                # Nobody else would go on with it, and one that has ended says nothing.
+                log.exception("The record wasn't written.")
+                self._back_off(UnavailableError(type(error).__name__))
             if self.is_up and self._has_dropped:
                 # What was dropped is as it is now in the store, unless it is gone by now.
                 self._has_dropped = False
@@ -137,6 +140,16 @@ class Recorder:
     async def close(self) -> None:
         """Close the connection; what waits is lost, and is told anew to the next leader, but for ended pods."""
         await self._writer.close()
+
+    def _take(self, table: str, rows: Iterable[Row]) -> None:
+        try:
+            for row in rows:
+                self.spool.offer(row)
+        except Exception as error:  # noqa: BLE001 -- what can't be recorded mustn't keep the store from knowing it
+            log.error(  # noqa: TRY400 -- a traceback may show values
+                "Something can't be recorded.", extra={"table": table, "error": type(error).__name__}
+            )
+            self._observer.record_lost((table,), "Unreadable")
 
     async def _end_absent(self, known: Known) -> bool:
         jobs, sources = known.uids()

@@ -109,12 +109,12 @@ def _attempts(key: Json, status: Json, ready: Json, *, outcome: str, finished: o
         yield Row(ATTEMPTS, {**key, "attempt": attempt, **known})
 
 
-def source_row(source: DataSource, *, cluster: str, seen: datetime, gone: bool = False) -> Row:
-    """Return the row of a DataSource."""
+def source_rows(source: DataSource, *, cluster: str, seen: datetime, gone: bool = False) -> Iterator[Row]:
+    """Yield the row of a DataSource."""
     metadata, spec, status = source.metadata, source.spec, source.status
     ready = next((item for item in status.conditions if item.type == "Ready"), None)
     server = status.server
-    return Row(
+    yield Row(
         DATA_SOURCES,
         {
             "uid": metadata.uid, "cluster": cluster, "namespace": metadata.namespace, "name": metadata.name,

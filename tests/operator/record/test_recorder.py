@@ -361,3 +361,41 @@ def test_a_source_that_only_counts_isnt_written_again(record18: Place):
 
     scene.recorder.source(parse_own(DataSource, json.dumps(raw).encode()))
     assert len(scene.recorder.spool) == 0
+
+
+def test_what_cant_be_recorded_keeps_the_store_from_nothing(record18: Place, caplog):
+    scene = Scene(record18)
+    # One that has ended isn't parsed before somebody asks for it.
+    odd = job("odd", 1, phase="Failed")
+    odd["spec"]["sink"]["s3"] = {"prefix": "secret-7"}
+    assert scene.store.apply(EXTRACTION_JOB, odd)
+    assert scene.store.uids() == ([uid("odd")], [])
+    assert scene.told.lost == [("jobs", "Unreadable")]
+    assert "secret-7" not in str([record.__dict__ for record in caplog.records])
+    scene.see("fine")
+    run(scene, scene.flush)
+    assert scene.told.rows["jobs"] == 1
+
+
+def test_writing_goes_on_after_an_error_that_nobody_thought_of(recorded, record18: Place, monkeypatch, caplog):
+    scene = Scene(record18)
+    scene.see()
+    write, failures = scene.recorder._writer.write, iter([RuntimeError("odd")])
+
+    async def fail_once(batch) -> None:
+        if (error := next(failures, None)) is not None:
+            raise error
+        await write(batch)
+
+    monkeypatch.setattr(scene.recorder._writer, "write", fail_once)
+
+    async def lead() -> None:
+        task = asyncio.create_task(scene.recorder.lead(scene.store, 0.01))
+        async with asyncio.timeout(60):
+            while not recorded.execute("SELECT 1 FROM extraction.jobs"):
+                scene.clock.now += 60
+                await asyncio.sleep(0.01)
+        task.cancel()
+
+    run(scene, lead)
+    assert "The record wasn't written." in caplog.text

@@ -10,7 +10,7 @@ from extraction_contract.messages import BundleMessage, FailureMessage
 from extraction_contract.models import DataSource
 from extraction_operator.cluster.parse import parse_pod
 from extraction_operator.plan.values import Pod
-from extraction_operator.record.rows import Row, job_rows, pod_rows, source_row
+from extraction_operator.record.rows import Row, job_rows, pod_rows, source_rows
 from support.objects import condition, data_source, pod
 from support.record import COMPLETED, STARTED, document, job, succeeded, uid
 
@@ -118,7 +118,7 @@ def test_a_version_that_is_no_number_counts_as_the_first():
 def test_a_source_is_recorded_with_what_its_check_found():
     raw = data_source(ready=True, version=9, uid=uid("shop"))
     raw["status"]["server"] = {"version": "18.6", "latencyMilliseconds": 3, "tls": "TLSv1.3"}
-    row = source_row(DataSource.model_validate_json(_json(raw)), cluster="here", seen=SEEN)
+    (row,) = source_rows(DataSource.model_validate_json(_json(raw)), cluster="here", seen=SEEN)
     assert (row.version, row.key) == (9, (uid("shop"),))
     assert {
         "type": "PostgreSQL", "host": "db", "port": 5432, "database": "shop", "budget_group": "db:5432", "ready": True,
@@ -126,7 +126,9 @@ def test_a_source_is_recorded_with_what_its_check_found():
         "deleted_at": None,
     }.items() <= row.values.items()  # fmt: skip
     assert "credentialsSecretRef" not in row.values["spec"]
-    unchecked = source_row(DataSource.model_validate_json(_json(data_source())), cluster="here", seen=SEEN, gone=True)
+    (unchecked,) = source_rows(
+        DataSource.model_validate_json(_json(data_source())), cluster="here", seen=SEEN, gone=True
+    )
     assert (unchecked.values["ready"], unchecked.values["deleted_at"]) == (None, SEEN)
 
 
