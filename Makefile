@@ -41,6 +41,7 @@ check: $(READY)  ## Lint, types, import rules, generated files
 	$(BIN)/lint-imports
 	$(BIN)/python -m extraction_contract.crd --check
 	$(BIN)/python -m extraction_worker.report.exit_codes --check
+	$(BIN)/python -m extraction_operator.observe.reference --check
 
 fix: $(READY)  ## Format, and mend what the linter can
 	$(BIN)/ruff check --fix .
@@ -49,6 +50,7 @@ fix: $(READY)  ## Format, and mend what the linter can
 generate: $(READY)  ## Write the generated files
 	$(BIN)/python -m extraction_contract.crd
 	$(BIN)/python -m extraction_worker.report.exit_codes
+	$(BIN)/python -m extraction_operator.observe.reference
 
 bench: $(READY)  ## Compare with peers
 	@$(INSTALL) '.[$(EXTRAS),bench]'

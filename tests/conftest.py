@@ -13,6 +13,7 @@ import pytest
 from psycopg import sql
 
 from extraction_worker.demo.postgres import PostgresServer, free_port, postgres_server
+from support.redis_server import RedisServer
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 # Collations of ICU, XML and another major version need Debian's server. CI sets this, so that nothing is skipped.
@@ -183,6 +184,20 @@ def s3_server() -> Iterator[S3Server]:
     value = S3Server()
     yield value
     value.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of the session; each test gets it empty (``redis``)."""
+    with RedisServer() as value:
+        yield value
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> RedisServer:
+    """The Redis of the session, emptied."""
+    redis_server.client().flushall()
+    return redis_server
 
 
 @pytest.fixture

@@ -62,14 +62,29 @@ class Message(Contract):
         return found if isinstance(found, cls) else None
 
 
+class CacheUse(Contract):
+    """How often a pod looked for something that was remembered."""
+
+    cache: Literal["introspection", "pages", "statistics", "result"]
+    hits: Count = 0
+    """It was there, and the source had not changed."""
+    misses: Count = 0
+    """It wasn't there, or not current."""
+    errors: Count = 0
+    """Redis was away."""
+
+
 class PlanMessage(Message, PlanStatus):
     """*plan* has ended: how the table is split. The plan itself is in staging."""
 
     kind = "plan"
 
+    caches: Annotated[tuple[CacheUse, ...], Field(max_length=4)] = ()
+    """What was remembered."""
+
     def status(self) -> PlanStatus:
         """Return what of it becomes part of the job's status."""
-        return PlanStatus.model_validate(self.model_dump(by_alias=False), by_name=True)
+        return PlanStatus.model_validate(self.model_dump(by_alias=False, exclude={"caches"}), by_name=True)
 
 
 class BundleMessage(Message):
@@ -105,6 +120,8 @@ class BundleMessage(Message):
     """Connections that were closed because they were broken, or would have kept too much memory."""
     sessions_leaked: Count = 0
     """Connections that were taken and didn't come back for a minute without reading."""
+    memory: Count = 0
+    """The most bytes that the process had in memory; 0 is unknown."""
 
 
 class PublishMessage(Message):
@@ -121,6 +138,10 @@ class PublishMessage(Message):
     plan_digest: Digest
     consistency: Literal["Snapshot", "PerPartition"]
     verification: Literal["None", "Written", "Decoded", "Source"]
+    snapshot_seconds: Annotated[float, Field(ge=0)] | None = None
+    """For how long the snapshot was held, as far as *publish* knows."""
+    work: BundleMessage | None = None
+    """What *publish* read itself, where the plan was one bundle."""
 
 
 class CleanMessage(Message):

@@ -14,12 +14,14 @@ PLURALS = {
     "ServiceAccount": "serviceaccounts", "Service": "services", "Deployment": "deployments", "Job": "jobs",
     "NetworkPolicy": "networkpolicies", "PodDisruptionBudget": "poddisruptionbudgets", "Role": "roles",
     "RoleBinding": "rolebindings", "ClusterRole": "clusterroles", "ClusterRoleBinding": "clusterrolebindings",
-    "CustomResourceDefinition": "customresourcedefinitions", "CronJob": "cronjobs",
+    "CustomResourceDefinition": "customresourcedefinitions", "CronJob": "cronjobs", "Secret": "secrets",
+    "ConfigMap": "configmaps",
 }  # fmt: skip
 CLUSTER_WIDE = {"ClusterRole", "ClusterRoleBinding", "CustomResourceDefinition"}
 PROMETHEUS = {"ServiceMonitor", "PrometheusRule"}
 EVERYTHING = {
-    "metrics": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}},
+    "metrics": {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True},
+                "dashboard": {"enabled": True}},
     "jobs": {"networkPolicy": {"enabled": True, "namespaces": ["shop"]}},
     "networkPolicy": {"apiServerCidrs": ["10.0.0.0/8"], "metricsFrom": [{"podSelector": {}}],
                       "extraEgress": [{"ports": [{"port": 8443}]}]},
@@ -32,6 +34,7 @@ EVERYTHING = {
     "serviceAccount": {"annotations": {"a": "b"}},
     "record": {"enabled": True, "host": "db", "credentialsSecretRef": {"name": "record"}, "keep": "400d",
                "caSecretRef": {"name": "authority"}},
+    "redis": {"url": "redis://x:6379", "jobs": {"secretName": "redis"}},
 }  # fmt: skip
 
 

@@ -57,6 +57,10 @@ def main() -> None:
 @click.option("--record-cluster", default="default", metavar="NAME", help="This cluster, where several share a record.")
 @click.option("--record-spool-mebibytes", type=click.IntRange(1, 4096), default=64,
               help="Memory of what waits while the record is away; beyond it the oldest is dropped.")  # fmt: skip
+@click.option("--redis-url-file", type=click.Path(dir_okay=False, path_type=Path), default=None,
+              help="A file with the URL of the Redis that live progress is read from.")  # fmt: skip
+@click.option("--jobs-redis-secret", default="", metavar="NAME",
+              help="A Secret in the namespaces of jobs, key url: the Redis of their pods; optional there.")  # fmt: skip
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--kubeconfig", type=click.Path(exists=True, dir_okay=False, path_type=Path), default=None,
               help="Default: the service account in a pod, else as kubectl finds it.")  # fmt: skip
@@ -66,7 +70,8 @@ def run(
     ctx: click.Context, *, image: str, image_pull_policy: str, namespaces: tuple[str, ...], leader_elect: bool,
     lease_name: str, lease_namespace: str | None, metrics_host: str, metrics_port: int, workers: int,
     compare_seconds: float, max_source_connections: int, record_url: str | None, record_credentials: Path | None,
-    record_cluster: str, record_spool_mebibytes: int, log_level: str, kubeconfig: Path | None, context: str | None,
+    record_cluster: str, record_spool_mebibytes: int, redis_url_file: Path | None, jobs_redis_secret: str,
+    log_level: str, kubeconfig: Path | None, context: str | None,
 ) -> None:  # fmt: skip
     """Run until SIGTERM."""
     configure(log_level)
@@ -79,7 +84,7 @@ def run(
             raise click.UsageError("--lease-namespace is needed outside of a pod, or --no-leader-elect.")
         election = Election(Key(namespace, lease_name), identity)
     config = Config(
-        plan=Settings(image=image, image_pull_policy=image_pull_policy),
+        plan=Settings(image=image, image_pull_policy=image_pull_policy, redis_secret=jobs_redis_secret),
         identity=identity,
         namespaces=namespaces,
         election=election,
@@ -90,6 +95,7 @@ def run(
         metrics_port=metrics_port,
         workers=workers,
         compare_seconds=compare_seconds,
+        redis_url_file=redis_url_file,
         record=None if not record_url else RecordConfig(
             Place(record_url, record_credentials), record_cluster, record_spool_mebibytes * 1024 * 1024
         ),

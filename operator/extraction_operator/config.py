@@ -55,3 +55,7 @@ class Config:
     """Between two batches of statuses, and of the record."""
     record: RecordConfig | None = None
     """Where what happens is recorded; None is nowhere."""
+    redis_url_file: Path | None = None
+    """Where the URL of Redis is, from which live progress is read."""
+    live_seconds: float = 10.0
+    """Between two reads of live progress."""

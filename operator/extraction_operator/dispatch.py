@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from extraction_contract.models import DataSource
+from extraction_operator.accounts import Accounts, Ended, ended_as
 from extraction_operator.cluster.kinds import EXTRACTION_JOB, Kind
 from extraction_operator.plan.budget import Budget
 from extraction_operator.plan.conditions import find
@@ -42,16 +43,20 @@ class Dispatch:
         Told which object was deleted.
     recorder
         Told everything that is news.
+    accounts
+        Told of what pods say, and of attempts that end.
     """
 
     def __init__(
         self, add: Callable[[Ref, float], None], gone: Callable[[Kind, Key], None], budget: Budget,
-        observer: Observer, *, recorder: Recorder | None = None, clock: Callable[[], float] = time.monotonic,
+        observer: Observer, accounts: Accounts, *, recorder: Recorder | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self._add = add
         self._gone = gone
         self._budget = budget
         self._observer = observer
+        self._accounts = accounts
         self._clock = clock
         self._first_seen: dict[Key, float] = {}
         self.store = Store(
@@ -60,6 +65,7 @@ class Dispatch:
             on_child=self._on_child,
             on_broken=self._on_broken,
             recorder=recorder,
+            on_pod=accounts.see,
         )
 
     def seen_for(self, key: Key) -> float | None:
@@ -84,9 +90,20 @@ class Dispatch:
                 self.wake_group(group)
         elif before is not None and before.phase != after.phase:
             self._observer.came_into(after.phase or "Pending")
+        self._account(change)
         for source in {brief.source for brief in (before, after) if brief is not None}:
             if before is None or after is None or before.phase != after.phase:
                 self._add(Ref(Parent.SOURCE, source), _COUNTS_DELAY)
+
+    def _account(self, change: Change[Brief]) -> None:
+        before, after = change.before, change.after
+        if before is not None and (after is None or after.uid != before.uid):
+            self._accounts.forget(before.uid)
+        elif before is not None and after is not None and not before.is_final:
+            if after.is_final and (job := self.store.job(change.key)) is not None:
+                self._accounts.end(after.uid, after.attempt, ended_as(job))
+            elif 0 < before.attempt < after.attempt:
+                self._accounts.end(after.uid, before.attempt, Ended("Restarted"))
 
     def _on_source(self, change: Change[DataSource]) -> None:
         self._add(Ref(Parent.SOURCE, change.key), 0.0)

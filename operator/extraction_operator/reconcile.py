@@ -14,6 +14,7 @@ from extraction_operator.cluster.lookups import Lookups
 from extraction_operator.cluster.status import Draft, Statuses
 from extraction_operator.cluster.warnings import Warnings
 from extraction_operator.dispatch import Dispatch
+from extraction_operator.live import LiveReader
 from extraction_operator.plan.admission import wants_budget
 from extraction_operator.plan.budget import Budget
 from extraction_operator.plan.claims import claim_of
@@ -59,6 +60,7 @@ class Hands:
     events: Events
     warnings: Warnings
     lookups: Lookups
+    live: LiveReader
 
 
 class Reconciler:
@@ -151,6 +153,7 @@ class Reconciler:
             pods=self._store.pods(uid),
             namespace_terminating=terminating,
             claim_modes=modes,
+            live=self._hands.live.of(uid, job.status.attempt),
         )
 
     def _ask(

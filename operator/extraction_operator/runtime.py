@@ -10,9 +10,11 @@ import math
 import signal
 import time
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
+from extraction_operator.accounts import Accounts
 from extraction_operator.cluster.children import Children
 from extraction_operator.cluster.client import Api
 from extraction_operator.cluster.errors import ClusterError
@@ -28,6 +30,7 @@ from extraction_operator.cluster.warnings import Warnings
 from extraction_operator.config import Config
 from extraction_operator.dispatch import Dispatch
 from extraction_operator.listing import Listing
+from extraction_operator.live import LiveReader
 from extraction_operator.observe.http import Health, application, serve
 from extraction_operator.observe.metrics import Metrics
 from extraction_operator.plan.budget import Budget
@@ -80,17 +83,23 @@ class Operator:
         self._queue: KeyQueue[Ref] = KeyQueue()
         self._workers = Workers(self._queue, self._reconcile, metrics, count=config.workers)
         self._budget = Budget(config.max_source_connections)
+        self._accounts = Accounts(metrics)
         self._recorder = self._make_recorder()
-        self._dispatch = Dispatch(self._workers.add, self._forget, self._budget, metrics, recorder=self._recorder)
+        self._dispatch = Dispatch(
+            self._workers.add, self._forget, self._budget, metrics, self._accounts, recorder=self._recorder
+        )
         self._store = self._dispatch.store
         self._listing = Listing(self._api, self._store, config.namespaces)
         self._events = Events(self._api, metrics, instance=config.identity)
-        self._statuses = Statuses(self._api, self._store.apply, written=self._announce, failed=self._decide_again)
+        self._statuses = Statuses(
+            self._api, self._store.apply, written=self._announce, failed=self._decide_again, flushed=metrics.flushed
+        )
+        self._live = LiveReader(config.redis_url_file, metrics)
         self._reconciler = Reconciler(
             self._dispatch, self._budget, config.plan,
             Hands(
                 Children(self._api, self._store.apply, self._store.ended), self._statuses, self._events,
-                Warnings(self._api), Lookups(self._api),
+                Warnings(self._api), Lookups(self._api), self._live,
             ),
             metrics, again=self._workers.add,
         )  # fmt: skip
@@ -169,12 +178,14 @@ class Operator:
         holding = self._spawn(self._hold(), "hold")
         await self._unless(holding, self._list_everything(since=time.monotonic()))
         self._metrics.leads(leader=True)
+        self._accounts.is_leading = True
         for ref in self._store.refs():
             self._workers.add(ref)
         self._spawn(self._statuses.run(self._config.flush_seconds), "statuses")
         self._spawn(self._events.run(), "events")
         if self._recorder is not None:
             self._spawn(self._recorder.lead(self._store, self._config.flush_seconds), "record")
+        self._spawn(self._live.run(self._store.reading, self._workers.add, self._config.live_seconds), "live")
         await self._unless(holding, self._workers.run())
 
     async def _hold(self) -> None:
@@ -255,6 +266,7 @@ class Operator:
                 log.warning("Not every status was written.", extra={"left": len(self._statuses)})
         self._fence.close()
         self._metrics.leads(leader=False)
+        self._accounts.is_leading = False
         # Neither acquired nor renewed any more: the release is to be the last word.
         ending = [task for task in self._tasks if task.get_name() in {"lead", "hold"}]
         for task in ending:
@@ -297,14 +309,23 @@ class Operator:
         return task
 
     def _show_gauges(self) -> None:
-        queue, metrics, clock = self._queue, self._metrics, time.monotonic
-        metrics.gauge_of("queue_depth", "Keys that are due.", lambda: queue.depth(clock()))
-        metrics.gauge_of("queue_waiting", "Keys that are due now or later.", queue.waiting)
-        metrics.gauge_of("queue_oldest_seconds", "Since the oldest key has been due.", lambda: queue.oldest(clock()))
-        metrics.gauge_of("queue_longest_work_seconds", "Of the key at work.", lambda: queue.longest_work(clock()))
-        metrics.gauge_of("heartbeat_age_seconds", "Since the event loop turned.", self._health.beat_age)
-        metrics.gauge_of("statuses_waiting", "Statuses that wait for the next batch.", lambda: len(self._statuses))
+        queue, metrics, clock, operator = self._queue, self._metrics, time.monotonic, "extraction_operator"
+        metrics.gauge_of(f"{operator}_queue_depth", lambda: queue.depth(clock()))
+        metrics.gauge_of(f"{operator}_queue_waiting", queue.waiting)
+        metrics.gauge_of(f"{operator}_queue_oldest_seconds", lambda: queue.oldest(clock()))
+        metrics.gauge_of(f"{operator}_queue_longest_work_seconds", lambda: queue.longest_work(clock()))
+        metrics.gauge_of(f"{operator}_heartbeat_age_seconds", self._health.beat_age)
+        metrics.gauge_of(f"{operator}_statuses_waiting", lambda: len(self._statuses))
+        metrics.gauge_of("extraction_source_connections", lambda: self._budget.used().reserved, "reserved")
+        metrics.gauge_of("extraction_source_connections", lambda: self._budget.used().limit, "limit")
+        metrics.gauge_of("extraction_source_budget_used_ratio", lambda: self._budget.used().ratio)
+        metrics.gauge_of("extraction_snapshot_oldest_seconds", self._oldest_snapshot)
         metrics.phases_of(self._store.phases)
+
+    def _oldest_snapshot(self) -> float:
+        """Return the age of the oldest lead that holds a snapshot."""
+        began = [lead.created for lead in self._store.leads()]
+        return (datetime.now(UTC) - min(began)).total_seconds() if began else 0.0
 
 
 __all__ = ["Exit", "Operator", "run"]

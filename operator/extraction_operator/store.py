@@ -16,7 +16,7 @@ from extraction_contract.models import DataSource, ExtractionJob
 from extraction_operator.cluster import parse
 from extraction_operator.cluster.kinds import DATA_SOURCE, EXTRACTION_JOB, JOB, POD, Kind
 from extraction_operator.plan.facts import BEGUN, FINAL
-from extraction_operator.plan.values import ChildJob, Key, Pod
+from extraction_operator.plan.values import ChildJob, Key, Pod, Role
 from extraction_operator.table import Change, Table
 
 log = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Brief:
     source: Key
     phase: str
     deleting: bool
+    attempt: int
     created: str
     """As the API server writes it, in UTC: ordered like the times."""
     claim: str
@@ -105,6 +106,8 @@ class Store:
         Told what can't be read.
     recorder
         Told everything that is news; None where nothing is recorded.
+    on_pod
+        Told of each version of a pod and the uid of its parent, also of those that nothing is decided by.
     """
 
     def __init__(
@@ -114,7 +117,9 @@ class Store:
         on_child: Callable[[Ref], None],
         on_broken: Callable[[Kind, Key, str], None],
         recorder: Recorder | None = None,
+        on_pod: Callable[[str, Pod], None] = lambda _owner, _pod: None,
     ) -> None:  # fmt: skip
+        self._on_pod = on_pod
         self._on_job = on_job
         self._on_source = on_source
         self._on_child = on_child
@@ -165,6 +170,20 @@ class Store:
         """Return the pods of a parent, as far as they are of interest."""
         return tuple(pod for pod in self._pods.owned(uid) if pod is not None)
 
+    def leads(self) -> Iterator[ChildJob]:
+        """Return the lead Jobs that haven't ended."""
+        children = (self._children.get(key) for key in self._children)
+        return (job for job in children if job is not None and job.role is Role.LEAD and job.ending is None)
+
+    def reading(self) -> dict[Ref, str]:
+        """Return the jobs whose pods read now, each with its attempt as pods name it."""
+        briefs = ((key, self.brief(key)) for key in self._jobs)
+        return {
+            Ref(Parent.JOB, key): f"{brief.uid}-{brief.attempt}"
+            for key, brief in briefs
+            if brief is not None and brief.phase == "Running"
+        }
+
     def open_jobs(self, source: Key) -> tuple[Key, ...]:
         """Return the jobs of a source that haven't ended."""
         return tuple(sorted(self._open.get(source, ())))
@@ -208,10 +227,13 @@ class Store:
         if not table.is_news(key, version):
             return False
         if deleted:
-            if kind == POD and self._recorder is not None:
+            if kind == POD:
                 # Its last words often come with its end.
                 with contextlib.suppress(parse.UnreadableError):
-                    self._recorder.pod(parse.owner_uid(raw), parse.parse_pod(raw))
+                    pod, owner = parse.parse_pod(raw), parse.owner_uid(raw)
+                    self._on_pod(owner, pod)
+                    if self._recorder is not None:
+                        self._recorder.pod(owner, pod)
             self._tell(kind, table.remove(key, version))
             return True
         try:
@@ -263,6 +285,7 @@ class Store:
         pod = parse.parse_pod(raw)
         if self._recorder is not None:
             self._recorder.pod(parse.owner_uid(raw), pod)
+        self._on_pod(parse.owner_uid(raw), pod)
         # Its version is kept, so that an older event doesn't bring back what isn't of interest any more.
         return parse.owner_uid(raw), pod if parse.is_of_interest(pod) else None
 
@@ -333,6 +356,7 @@ def _brief(raw: parse.Raw) -> Brief:
         source=Key(metadata["namespace"], spec["dataSourceRef"]["name"]),
         phase=(raw.get("status") or {}).get("phase") or "",
         deleting="deletionTimestamp" in metadata,
+        attempt=(raw.get("status") or {}).get("attempt") or 0,
         created=metadata["creationTimestamp"],
         claim=(spec["sink"].get("volume") or {}).get("claimName", ""),
         document=parse.as_document(raw),

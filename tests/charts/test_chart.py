@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from extraction_contract.crd import KINDS, ROOT, generated
-from extraction_operator.observe.metrics import Metrics
+from extraction_operator.observe.catalog import CATALOG
 
 CHART = ROOT / "charts" / "extraction-operator"
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -122,12 +122,14 @@ def test_what_looks_like_an_action_is_kept_as_it_is(monkeypatch: pytest.MonkeyPa
 
 
 def test_alerts_are_about_metrics_that_there_are() -> None:
-    page = Metrics().page().decode()
-    there = set(re.findall(r"^# TYPE (\w+)", page, re.MULTILINE))
-    asked = set(re.findall(r"extraction_operator_\w+", (CHART / "templates" / "prometheusrule.yaml").read_text()))
-    assert asked
-    for name in asked:
-        assert {name, name.removesuffix("_count"), name.removesuffix("_bucket")} & there, name
+    there = {found.shown for found in CATALOG}
+    dashboard = (CHART / "dashboards" / "extraction-operator.json").read_text()
+    for text in ((CHART / "templates" / "prometheusrule.yaml").read_text(), dashboard):
+        asked = set(re.findall(r"\bextraction_[a-z_]+\w", text))
+        assert len(asked) > 5
+        for name in asked:
+            assert {name, name.removesuffix("_count"), name.removesuffix("_bucket")} & there, name
+    assert len(json.loads(dashboard)["panels"]) == len({panel["id"] for panel in json.loads(dashboard)["panels"]})
 
 
 def test_chart_and_package_have_one_version() -> None:

@@ -84,4 +84,4 @@ def test_a_message_of_another_kind_is_no_failure():
 
 
 def test_a_plan_becomes_a_status():
-    assert PLAN.status().model_dump() == PLAN.model_dump()
+    assert PLAN.status().model_dump() == PLAN.model_dump(exclude={"caches"})

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+from extraction_operator.accounts import Accounts
 from extraction_operator.dispatch import Dispatch
 from extraction_operator.observe.metrics import Metrics
 from extraction_operator.plan.budget import Budget
@@ -21,7 +22,8 @@ def claim(name: str, *, limit: int, parallelism: int = 1) -> Claim:
 def woken(budget: Budget) -> str:
     """Return the names of the jobs that are woken."""
     added: list[Ref] = []
-    dispatch = Dispatch(lambda ref, _: added.append(ref), lambda *_: None, budget, Metrics())
+    metrics = Metrics()
+    dispatch = Dispatch(lambda ref, _: added.append(ref), lambda *_: None, budget, metrics, Accounts(metrics))
     dispatch.wake_group("db")
     return "".join(ref.key.name for ref in added)
 

@@ -62,7 +62,9 @@ def test_what_is_told_is_shown():
     metrics.watched("Pod")
     metrics.watch_failed("Pod")
     metrics.drifted(2)
-    metrics.gauge_of("queue_depth", "Keys.", lambda: 7)
+    metrics.gauge_of("extraction_operator_queue_depth", lambda: 7)
+    metrics.flushed(3, 0.5)
+    metrics.read_live(failed=False)
     metrics.phases_of(lambda: ["Running", "Running", "Failed"])
     lines = metrics.page().decode().splitlines()
     for expected in (
@@ -81,6 +83,9 @@ def test_what_is_told_is_shown():
         'watch_errors_total{kind="Pod"} 1.0',
         "store_drift_total 2.0",
         "queue_depth 7.0",
+        "status_flush_size_sum 3.0",
+        "status_flush_lag_seconds_sum 0.5",
+        'live_reads_total{result="success"} 1.0',
         'jobs{phase="Running"} 2.0',
         'jobs{phase="Failed"} 1.0',
     ):

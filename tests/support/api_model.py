@@ -140,7 +140,9 @@ class ApiServer:
             published = self.staging.published.get(status.attempt)
             assert published is not None, "nothing was published"
             assert status.result is not None
-            assert status.result.model_dump(exclude={"seconds"}) == published.model_dump(exclude={"plan_digest"})
+            assert status.result.model_dump(exclude={"seconds"}) == published.model_dump(
+                exclude={"plan_digest", "work", "snapshot_seconds"}
+            )
         return self.put("job", "orders", job.model_copy(update={"status": status}))
 
     def set_finalizer(self, version: str, *, present: bool) -> Change:

@@ -193,6 +193,15 @@ spec:
   {{- end }}
 {{- end }}
 
+{{- /* The Secret with the URL of Redis; empty without one. */ -}}
+{{- define "extraction-operator.redisSecret" -}}
+{{- if .Values.redis.existingSecret }}
+{{- .Values.redis.existingSecret }}
+{{- else if .Values.redis.url }}
+{{- printf "%s-redis" (include "extraction-operator.fullname" .) }}
+{{- end }}
+{{- end }}
+
 {{- define "extraction-operator.leaseName" -}}
 {{- include "extraction-operator.fullname" . }}
 {{- end }}

@@ -20,6 +20,7 @@ class JobArguments:
     volumes_dir: Path
     threads: int | None
     memory: str | None
+    redis_url_file: Path | None
     output: str
 
 
@@ -63,6 +64,12 @@ _OPTIONS: tuple[Callable[[Command], Command], ...] = (
         "--memory",
         metavar="BYTES",
         help="Memory to stay below, e.g. 256Mi; default: the cgroup's limit, or half of what is free.",
+    ),
+    click.option(
+        "--redis-url-file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Where the URL of a Redis is that remembers what planning learned; default: none.",
     ),
     output_option,
 )

@@ -156,4 +156,4 @@ def _options(arguments: JobArguments) -> LocalOptions:
         limit = int(Quantity(memory)) if memory is not None else None
     except ValueError:
         raise InvalidManifest(f"--memory {memory} isn't a quantity of bytes.", hint="Write e.g. 256Mi.") from None
-    return LocalOptions(arguments.volumes_dir, arguments.threads, limit)
+    return LocalOptions(arguments.volumes_dir, arguments.threads, limit, arguments.redis_url_file)

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from extraction_worker.errors import InvalidQuery
-from extraction_worker.model import Column, RelationKind
+from extraction_worker.model import Column, RelationKind, Value
 from extraction_worker.source.catalog import Connection, Relation
 from extraction_worker.source.chunks import BLOCK_BYTES, Estimate
 from extraction_worker.source.failures import translate
@@ -26,12 +26,11 @@ _FIELD_BYTES, _ROW_BYTES = 4, 2
 
 # Rows as PostgreSQL's planner estimates them: the density of the last VACUUM or ANALYZE times the pages there are now.
 # reltuples is -1 (before PostgreSQL 14: 0) as long as there was none.
-_ROWS = """
-SELECT coalesce(sum(c.reltuples::float8 / c.relpages * leaf.pages) FILTER (WHERE known), 0),
-       coalesce(sum(leaf.pages) FILTER (WHERE NOT known), 0)::float8
-FROM ROWS FROM (pg_catalog.unnest(%(oids)s::oid[]), pg_catalog.unnest(%(pages)s::int8[])) AS leaf(oid, pages)
+_DENSITIES = """
+SELECT CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN c.reltuples::float8 / c.relpages END
+FROM pg_catalog.unnest(%(oids)s::oid[]) WITH ORDINALITY AS leaf(oid, position)
 JOIN pg_catalog.pg_class AS c ON c.oid = leaf.oid
-CROSS JOIN LATERAL (SELECT c.reltuples > 0 AND c.relpages > 0) AS analysed(known)
+ORDER BY leaf.position
 """
 _WIDTHS = """
 SELECT a.attname::text, a.attlen, a.atttypmod, a.attstorage::text,
@@ -55,10 +54,37 @@ class _Widths:
     """Whether a chosen column may be stored out of line."""
 
 
+class Shape(Value):
+    """What VACUUM and ANALYZE found out about a relation, as far as sizes need it. No value of a row is in it."""
+
+    widths: tuple[tuple[str, int, int, str, float | None], ...]
+    """Of each column: name, declared length, typmod, storage, average bytes (None is unknown)."""
+    densities: tuple[float | None, ...]
+    """Rows on a page of each leaf; None is unknown."""
+    correlation: float | None = None
+    """Between the order of the key and that of the pages."""
+
+
+def read_shape(connection: Connection, relation: Relation) -> Shape:
+    """Return what is known of the sizes of a relation that isn't a view."""
+    stored = connection.execute(_WIDTHS, {"oid": relation.oid, "largest": relation.largest}).fetchall()
+    densities = connection.execute(_DENSITIES, {"oids": [leaf.oid for leaf in relation.leaves]}).fetchall()
+    return Shape(widths=tuple(stored), densities=tuple(row[0] for row in densities))
+
+
 def estimate_relation(
-    connection: Connection, relation: Relation, columns: tuple[Column, ...], where_sql: str | None = None
+    connection: Connection,
+    relation: Relation,
+    columns: tuple[Column, ...],
+    where_sql: str | None = None,
+    shape: Shape | None = None,
 ) -> Estimate:
     """Return what the columns of a relation come to; with a predicate, or for a view, as EXPLAIN says.
+
+    Parameters
+    ----------
+    shape
+        What is known already, from :func:`read_shape`.
 
     Raises
     ------
@@ -69,12 +95,11 @@ def estimate_relation(
     """
     if relation.kind is RelationKind.VIEW:
         return estimate_query(connection, relation.name, columns, where_sql)
-    stored = connection.execute(_WIDTHS, {"oid": relation.oid, "largest": relation.largest}).fetchall()
-    widths = _widths(stored, {column.name for column in columns})
-    row = connection.execute(
-        _ROWS, {"oids": [leaf.oid for leaf in relation.leaves], "pages": [leaf.pages for leaf in relation.leaves]}
-    ).fetchone()
-    known, unknown_pages = row or (0.0, 0.0)
+    shape = shape or read_shape(connection, relation)
+    widths = _widths(shape, {column.name for column in columns})
+    leaves = tuple(zip(relation.leaves, shape.densities, strict=True))
+    known = sum(rows * leaf.pages for leaf, rows in leaves if rows is not None)
+    unknown_pages = sum(leaf.pages for leaf, rows in leaves if rows is None)
     density = (BLOCK_BYTES - _PAGE_OVERHEAD) / (math.ceil(widths.row / 8) * 8 + _TUPLE_OVERHEAD)
     stored_rows = known + unknown_pages * density
     rows = float(stored_rows)
@@ -128,11 +153,11 @@ def _explain(
     return float(plan["Plan Rows"]), float(plan["Plan Width"])
 
 
-def _widths(rows: list[tuple[Any, ...]], chosen: set[str]) -> _Widths:
+def _widths(shape: Shape, chosen: set[str]) -> _Widths:
     stored, sent, out_of_line = 0.0, float(_ROW_BYTES), False
-    for name, length, typmod, storage, average in rows:
+    for name, length, typmod, storage, average in shape.widths:
         if average is not None:
-            width = float(average)
+            width = average
         elif length > 0:
             width = float(length)
         else:

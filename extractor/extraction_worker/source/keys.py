@@ -28,13 +28,15 @@ SELECT coalesce(pg_catalog.bool_and(EXISTS (
         JOIN pg_catalog.pg_collation AS c ON c.oid = a.attcollation
         JOIN pg_catalog.pg_namespace AS n ON n.oid = c.collnamespace
         WHERE a.attrelid = %(oid)s AND a.attname = %(column)s),
-       (SELECT s.correlation::float8
+       ({correlation})
+FROM pg_catalog.unnest(%(leaves)s::oid[]) AS leaf(oid)
+"""
+_CORRELATION = """
+        SELECT s.correlation::float8
         FROM pg_catalog.pg_class AS c
         JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
         JOIN pg_catalog.pg_stats AS s ON s.schemaname = n.nspname AND s.tablename = c.relname
-        WHERE c.oid = %(largest)s AND s.attname = %(column)s AND NOT s.inherited)
-FROM pg_catalog.unnest(%(leaves)s::oid[]) AS leaf(oid)
-"""
+        WHERE c.oid = %(largest)s AND s.attname = %(column)s AND NOT s.inherited"""
 
 # The primary key before others, narrow types before wide ones.
 _DEFAULT_KEY = """
@@ -64,11 +66,18 @@ def key_facts(connection: Connection, relation: Relation, column: str) -> KeyFac
     # An empty leaf needs no index, and a foreign one has pages elsewhere.
     leaves = [leaf.oid for leaf in relation.leaves if leaf.pages]
     row = connection.execute(
-        _INDEXED, {"oid": relation.oid, "column": column, "leaves": leaves, "largest": relation.largest}
+        _INDEXED.replace("{correlation}", _CORRELATION).encode(),
+        {"oid": relation.oid, "column": column, "leaves": leaves, "largest": relation.largest},
     ).fetchone()
     indexed, collation, correlation = row or (False, None, None)
     stored = relation.kind not in {RelationKind.VIEW, RelationKind.FOREIGN}
     return KeyFacts(column, key_type, found.nullable, bool(indexed) and stored, collation, correlation)
+
+
+def correlation_of(connection: Connection, relation: Relation, column: str) -> float | None:
+    """Return how the order of a column follows that of the pages, -1 to 1; None when it was never analysed."""
+    row = connection.execute(_CORRELATION.encode(), {"largest": relation.largest, "column": column}).fetchone()
+    return row[0] if row else None
 
 
 def default_key(connection: Connection, relation: Relation, secret: Container[str] = frozenset()) -> KeyFacts | None:

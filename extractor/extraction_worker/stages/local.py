@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from extraction_contract.resolve import ResolvedJob
+from extraction_worker.cache.connection import RedisConnection
+from extraction_worker.cache.store import Cache
 from extraction_worker.errors import (
     DeadlineExceeded,
     ExtractionError,
@@ -31,7 +33,7 @@ from extraction_worker.source.slots import patiently
 from extraction_worker.stages.owner import Owner
 from extraction_worker.stages.plan import Reading, read_job
 from extraction_worker.stages.results import finished_results, put_result
-from extraction_worker.stages.settings import LocalOptions, plan_memory
+from extraction_worker.stages.settings import LocalOptions, cache_scope, plan_memory
 from extraction_worker.stages.source import JobSource
 
 if TYPE_CHECKING:
@@ -76,7 +78,9 @@ class LocalRun:
         self._pool: Future[SourcePool] | None = None
         self._namespace = self._job.metadata.namespace or "default"
         self._name = f"local-{uuid.uuid4().hex}"
-        self._source = JobSource(resolved, self._name)
+        redis = RedisConnection.of_file(options.redis_url_file, progress.say)
+        cache = Cache(redis, cache_scope(resolved.source)) if redis is not None else None
+        self._source = JobSource(resolved, self._name, cache=cache)
         self._memory = plan_memory(resolved, options)
 
     @property

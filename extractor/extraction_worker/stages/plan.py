@@ -14,6 +14,7 @@ import psycopg
 import xxhash
 
 from extraction_contract.models import DataSource, ExtractionJob
+from extraction_worker.cache.store import Cache
 from extraction_worker.model import (
     Column,
     Consistency,
@@ -21,6 +22,7 @@ from extraction_worker.model import (
     MaskPlan,
     Pin,
     Plan,
+    RelationKind,
     SnapshotIdentity,
     Verification,
 )
@@ -32,12 +34,13 @@ from extraction_worker.source.catalog import (
     resolve_relation,
     server_facts,
 )
-from extraction_worker.source.chunks import SplitOptions
+from extraction_worker.source.chunks import ChunkPlan, SplitOptions
 from extraction_worker.source.failures import translate
 from extraction_worker.source.functions import check_functions
 from extraction_worker.source.lease import LockTarget
 from extraction_worker.source.query import CheckedPredicate, CheckedQuery, check_predicate, check_query
 from extraction_worker.source.references import Name
+from extraction_worker.source.remembered import KeyWish, KnownRelation, RememberedCatalog
 from extraction_worker.source.render import identifier
 from extraction_worker.source.sensitive import SecretColumns, refuse_unmasked, sensitive_in_query
 from extraction_worker.source.shape import pin
@@ -117,6 +120,7 @@ def make_plan(
     planned_at: datetime,
     threads: int,
     masks: Mapping[str, MaskPlan],
+    cache: Cache | None = None,
 ) -> Plan:
     """Return the plan of a job.
 
@@ -130,6 +134,8 @@ def make_plan(
         How many will read at the same time, over all pods: chunks are enough to keep them busy.
     masks
         By the column's name: :func:`extraction_worker.stages.masks.declared_masks`.
+    cache
+        What is remembered of the source.
 
     Raises
     ------
@@ -137,7 +143,9 @@ def make_plan(
         What makes the job impossible, in words for its author.
     """
     try:
-        return _Planning(connection, job, source, reading, threads, masks).plan(identity, run_id, planned_at)
+        remembered = RememberedCatalog(cache, identity) if cache is not None else None
+        planning = _Planning(connection, job, source, reading, threads, masks, remembered)
+        return planning.plan(identity, run_id, planned_at)
     except psycopg.Error as error:
         raise translate(error, f"Planning {reading.table or 'the query'}") from None
 
@@ -159,7 +167,10 @@ class _Planning:
         reading: Reading,
         threads: int,
         masks: Mapping[str, MaskPlan],
+        remembered: RememberedCatalog | None,
     ) -> None:
+        self._remembered = remembered
+        self._known: KnownRelation | None = None
         self._connection = connection
         self._job = job
         self._source = source
@@ -187,10 +198,7 @@ class _Planning:
             unchunkable=unchunkable,
             secret=secret,
         )
-        if self._relation is not None:
-            chunks = split_relation(self._connection, self._relation, columns, options, where)
-        else:
-            chunks = split_query(self._connection, self._from_sql, columns, options)
+        chunks = self._split(columns, options, where)
         namespace = self._job.metadata.namespace or "default"
         user_sql = spec.query if spec.query is not None else spec.where
         warnings = [*chunks.warnings, *(reading.query.notes if reading.query is not None else ())]
@@ -252,14 +260,28 @@ class _Planning:
             if checked is not None:
                 facts = check_functions(self._connection, checked.references, allow, field=name)
                 reasons += [checked.chunk_reason, facts.chunk_reason]
-        if oids := [relation.oid for relation in self._relations]:
+        if oids := [relation.oid for relation in self._relations if relation.kind is RelationKind.VIEW]:
             reasons.append(check_views(self._connection, oids, allow).chunk_reason)
         return " ".join(reason for reason in reasons if reason)
 
     def _columns(self) -> tuple[Column, ...]:
-        if self._relation is None:
+        relation, wanted = self._relation, self._job.spec.columns
+        if relation is None:
             return describe_query(self._connection, self._from_sql)
-        return list_columns(self._connection, self._relation, self._job.spec.columns)
+        if self._remembered is not None and self._remembered.fits(relation):
+            policy = SecretColumns(self._source.spec.policy.sensitive_columns).including(self._masks.keys())
+            key = KeyWish(self._job.spec.partitioning.column, policy)
+            self._known = self._remembered.introspect(self._connection, relation, key)
+            return self._known.columns_of(self._connection, wanted)
+        return list_columns(self._connection, relation, wanted)
+
+    def _split(self, columns: tuple[Column, ...], options: SplitOptions, where: str | None) -> ChunkPlan:
+        connection, relation = self._connection, self._relation
+        if relation is None:
+            return split_query(connection, self._from_sql, columns, options)
+        if self._known is not None:
+            return self._known.split(connection, columns, options, where)
+        return split_relation(connection, relation, columns, options, where)
 
     def _refuse_unmasked(self, columns: tuple[Column, ...]) -> SecretColumns:
         """Refuse sensitive columns that aren't masked; return those whose values no bound may hold."""

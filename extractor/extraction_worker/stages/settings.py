@@ -4,6 +4,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import xxhash
+
 from extraction_contract.load import object_key
 from extraction_contract.models import DataSource, ExtractionJob
 from extraction_contract.resolve import ResolvedJob, ResolvedSource
@@ -24,6 +26,7 @@ class LocalOptions:
     volumes_dir: Path = Path("volumes")
     threads: int | None = None
     memory: int | None = None
+    redis_url_file: Path | None = None
 
 
 def source_settings(resolved: ResolvedSource, application_name: str, run: str = "") -> SourceSettings:
@@ -67,6 +70,15 @@ def source_settings(resolved: ResolvedSource, application_name: str, run: str = 
 def application_name(owner: DataSource | ExtractionJob, pod: str = "") -> str:
     """Return ``extraction/NAMESPACE/NAME``, and ``/POD`` in a cluster, as far as the server shows it: 63 bytes."""
     return f"extraction/{object_key(owner)}{'/' if pod else ''}{pod}"[:63]
+
+
+def cache_scope(source: DataSource) -> str:
+    """Return what keys of the cache begin with: another source, or another version of it, remembers nothing of this.
+
+    In a cluster the uid and the generation tell versions apart, locally the declaration itself.
+    """
+    version = source.metadata.generation or xxhash.xxh3_64_hexdigest(source.spec.model_dump_json().encode())
+    return f"{object_key(source)}:{source.metadata.uid or 'local'}:{version}"
 
 
 def lease_limits(resolved: ResolvedJob) -> LeaseLimits:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from extraction_contract.resolve import ResolvedJob
+from extraction_worker.cache.store import Cache
 from extraction_worker.errors import ExtractionError
 from extraction_worker.model import Plan, SnapshotIdentity
 from extraction_worker.source.failures import translate
@@ -32,9 +33,12 @@ class JobSource:
         Names this attempt, the same in every process of it.
     pod
         Name of the pod, for what the server shows of our sessions; empty in local mode.
+    cache
+        What is remembered of the source.
     """
 
-    def __init__(self, resolved: ResolvedJob, run: str, pod: str = "") -> None:
+    def __init__(self, resolved: ResolvedJob, run: str, pod: str = "", cache: Cache | None = None) -> None:
+        self._cache = cache
         self._job = resolved.job
         self._source = resolved.source
         self._resolved = resolved
@@ -98,6 +102,7 @@ class JobSource:
                         planned_at=planned_at,
                         threads=threads,
                         masks=declared_masks(self._resolved),
+                        cache=self._cache,
                     )
         except psycopg.Error as error:
             raise translate(error, "Planning") from None

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,12 +44,20 @@ class Statuses:
         Told what couldn't be written, and why. It isn't kept: deciding again makes a newer one.
     parallel
         How many are written at the same time.
+    flushed
+        Told how many were in a batch, and for how long the oldest of them had waited.
     """
 
     def __init__(
         self, api: Api, merge: Callable[[Kind, dict[str, Any]], object], *,
         written: Callable[[Draft], None], failed: Callable[[Draft], None], parallel: int = 8,
+        flushed: Callable[[int, float], None] = lambda _number, _seconds: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
+        self._flushed = flushed
+        self._clock = clock
+        self._since = 0.0
+        """When the oldest that waits was offered."""
         self._api = api
         self._merge = merge
         self._written = written
@@ -68,6 +77,8 @@ class Statuses:
         if draft.status == stored:
             self._written(draft)
         else:
+            if not self._waiting:
+                self._since = self._clock()
             self._waiting[draft.kind, draft.key] = draft
 
     async def write(self, draft: Draft, stored: Status) -> None:
@@ -92,6 +103,8 @@ class Statuses:
     async def flush(self) -> None:
         """Write what waits."""
         drafts, self._waiting = tuple(self._waiting.values()), {}
+        if drafts:
+            self._flushed(len(drafts), self._clock() - self._since)
         await asyncio.gather(*(self._try(draft) for draft in drafts))
 
     async def run(self, interval: float = 1.0) -> None:

@@ -70,17 +70,20 @@ def _ask(kubectl: Kubectl, name: str, ask: "Ask") -> None:
 
 @main.command()
 @_in_cluster
-def watch(kubectl: Kubectl, name: str) -> None:
+@click.option("--redis-url-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+              help="Where the URL of the jobs' Redis is: show each pod, every second.")  # fmt: skip
+def watch(kubectl: Kubectl, name: str, redis_url_file: Path | None) -> None:
     """Follow a job in a cluster to its end.
 
     Ends with 0 when it succeeded, with the exit code of its failure (docs/exit-codes.md; 1 for those that aren't listed
     there), with 130 when it was cancelled. Ctrl-C ends the watching with 130, and not the job.
     """
     from extraction_operator.kubectl.follow import follow
+    from extraction_operator.kubectl.live import live_of
     from extraction_operator.kubectl.show import display
 
-    with display() as shown:
-        code = follow(kubectl, name, shown)
+    with display() as shown, live_of(redis_url_file, shown) as live:
+        code = follow(kubectl, name, shown, seen_by=live.see if live is not None else lambda _: None)
     sys.exit(code)
 
 

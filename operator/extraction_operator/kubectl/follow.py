@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from extraction_contract.live import LiveProgress
 from extraction_operator.kubectl.exit_codes import OTHER
 from extraction_operator.kubectl.program import Kubectl, KubectlFailed
 from extraction_operator.kubectl.view import JobView
@@ -18,14 +19,25 @@ class Display(Protocol):
     def show(self, job: JobView) -> None:
         """Show how a job is now."""
 
+    def show_live(self, live: LiveProgress) -> None:
+        """Show how far the pods are."""
+
     def say(self, text: str) -> None:
         """Show a line that stays."""
 
 
-def follow(kubectl: Kubectl, name: str, display: Display, sleep: Callable[[float], None] = time.sleep) -> int:
+def follow(
+    kubectl: Kubectl, name: str, display: Display, sleep: Callable[[float], None] = time.sleep,
+    seen_by: Callable[[JobView], None] = lambda _: None,
+) -> int:  # fmt: skip
     """Show a job until it ends; return the exit code that says how.
 
     A watch that the server ends, or that breaks, is begun again.
+
+    Parameters
+    ----------
+    seen_by
+        Told of each version of the job.
 
     Raises
     ------
@@ -42,6 +54,7 @@ def follow(kubectl: Kubectl, name: str, display: Display, sleep: Callable[[float
                     break
                 seen = JobView.of(event["object"])
                 display.show(seen)
+                seen_by(seen)
                 if (code := seen.exit_code()) is not None:
                     return code
                 if event["type"] == "DELETED":

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
+from extraction_contract.live import LiveProgress
 from extraction_operator.kubectl.follow import Display
 from extraction_operator.kubectl.view import JobView
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
 
 class Lines:
@@ -17,7 +18,7 @@ class Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._last = ""
+        self._last = self._last_live = ""
 
     def show(self, job: JobView) -> None:
         """Print a line, unless it would repeat the last one."""
@@ -25,23 +26,41 @@ class Lines:
             self._last = line
             self.say(f"{job.name} {line}")
 
+    def show_live(self, live: LiveProgress) -> None:
+        """Print how far the pods are, where it is news."""
+        done = f"{live.chunks}/{live.total} chunks"
+        text = f"{live.percentage:g} %, {done}, {live.rows:,} rows, {round(live.rate):,} rows/s"
+        if text != self._last_live:
+            self._last_live = text
+            self.say(text)
+
     def say(self, text: str) -> None:
         """Print a line."""
         print(text, file=self._stream, flush=True)
 
 
+_SHOWN_PODS = 16
+"""Bars of pods at the most; those that read come first."""
+
+
 class Bar:
-    """A bar that moves; what a job says stays above it."""
+    """A bar that moves, and one for each pod below it; what a job says stays above them."""
 
     def __init__(self, progress: "Progress") -> None:
         self._progress = progress
         self._task = progress.add_task("", total=None, rows="")
         self._said = ""
+        self._has_live = False
+        self._pods: dict[int, TaskID] = {}
 
     def show(self, job: JobView) -> None:
         """Move the bar."""
         rows = f"{job.rows:,} rows" if job.rows else ""
         rate = f"{job.rows_per_second:,} rows/s" if job.rows_per_second else ""
+        if self._has_live and job.phase == "Running":
+            self._progress.update(self._task, description=f"{job.name} {job.phase}")
+            return
+        self._clear_pods()
         self._progress.update(
             self._task, description=f"{job.name} {job.phase}", completed=job.done, total=job.chunks or None,
             rows="  ".join(part for part in (rows, rate) if part),
@@ -50,6 +69,29 @@ class Bar:
         if said and said != self._said:
             self._said = said
             self.say(said)
+
+    def show_live(self, live: LiveProgress) -> None:
+        """Move the bar, and those of pods that read."""
+        self._has_live = True
+        rate = f"{round(live.rate):,} rows/s" if live.rate else ""
+        self._progress.update(
+            self._task, completed=live.chunks, total=live.total or None,
+            rows="  ".join(part for part in (f"{live.percentage:g} %", f"{live.rows:,} rows", rate) if part),
+        )  # fmt: skip
+        at_work = [(bundle, pod) for bundle, pod in live.pods if pod.chunks < pod.of][:_SHOWN_PODS]
+        for bundle in self._pods.keys() - {bundle for bundle, _ in at_work}:
+            self._progress.remove_task(self._pods.pop(bundle))
+        for bundle, pod in at_work:
+            if bundle not in self._pods:
+                self._pods[bundle] = self._progress.add_task("", total=None, rows="")
+            self._progress.update(
+                self._pods[bundle], description=f"  {pod.pod}", completed=pod.chunks, total=pod.of or None,
+                rows=f"{pod.rows:,} rows  {round(pod.rate):,} rows/s",
+            )  # fmt: skip
+
+    def _clear_pods(self) -> None:
+        while self._pods:
+            self._progress.remove_task(self._pods.popitem()[1])
 
     def say(self, text: str) -> None:
         """Print a line above the bar."""

@@ -37,6 +37,15 @@ class _Entry:
         return -self.claim.priority, self.claim.created, self.claim.job
 
 
+@dataclass(frozen=True)
+class Used:
+    """Connections of the sources that jobs use, and the largest share of a source's that is reserved."""
+
+    reserved: int
+    limit: int
+    ratio: float
+
+
 class Budget:
     """The ledger of one operator. Not for several threads.
 
@@ -86,6 +95,16 @@ class Budget:
             return None
         self._fair = None
         return entry.claim.group
+
+    def used(self) -> Used:
+        """Return what is given of all sources together."""
+        groups = {entry.claim.group: entry.claim.limit for entry in self._entries.values()}
+        reserved = {group: self.reserved(group) for group in groups}
+        return Used(
+            reserved=sum(reserved.values()),
+            limit=sum(groups.values()),
+            ratio=max((reserved[group] / limit for group, limit in groups.items()), default=0.0),
+        )
 
     def waiting(self, source: Key) -> int:
         """Return how many jobs of a source wait."""

@@ -199,7 +199,10 @@ def _yaml_stream(*objects: DataSource | ExtractionJob) -> str:
     """Return the declared part of the objects: what was written, and nothing that changes by itself."""
     documents = []
     for found in objects:
-        metadata = {"name": found.metadata.name, "namespace": found.metadata.namespace, "uid": found.metadata.uid}
+        metadata: Json = {"name": found.metadata.name, "namespace": found.metadata.namespace, "uid": found.metadata.uid}
+        if isinstance(found, DataSource) and found.metadata.generation:
+            # What was remembered of another version of it isn't used.
+            metadata["generation"] = found.metadata.generation
         spec = found.spec.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True)
         document = {"apiVersion": API_VERSION, "kind": found.kind, "metadata": metadata, "spec": spec}
         text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))

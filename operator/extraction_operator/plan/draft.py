@@ -26,6 +26,10 @@ class Draft:
         """Set fields of the status."""
         self._changes |= fields
 
+    def drafted(self, field: str) -> Any:
+        """Return a field of the status as it is drafted until now."""
+        return self._changes.get(field, getattr(self.seen.job.status, field))
+
     @property
     def said(self) -> bool:
         """Whether this decision sets the conditions."""

@@ -184,6 +184,7 @@ class _Deciding:
             self.work()
         else:
             self.begin("Running", "Planned", "The lead pod reads the chunks.")
+        self.live()
         self.explain()
         for pod in (*self.facts.pods(Role.LEAD), *self.facts.pods(Role.WORK)):
             if pod.deleting_since is not None and not self.facts.is_lost(pod):
@@ -279,6 +280,18 @@ class _Deciding:
             }
         )
         self.draft.change(progress=progress)
+
+    def live(self) -> None:
+        """Take rows, bytes and the rate from what pods tell, while they read."""
+        live, plan, progress = self.seen.live, self.status.plan, self.draft.drafted("progress")
+        if live is None or plan is None or progress is None or self.draft.drafted("phase") != "Running":
+            return
+        changes: dict[str, object] = {"rows": live.rows, "bytes": live.bytes, "rows_per_second": round(live.rate)}
+        if not self.status.workers:
+            # The lead reads, and no Job counts its chunks.
+            done = max(progress.chunks, min(live.chunks, plan.chunks))
+            changes |= {"chunks": done, "summary": f"{done}/{plan.chunks}"}
+        self.draft.change(progress=progress.model_copy(update=changes))
 
     def explain(self) -> None:
         """Say why a pod doesn't start, where one doesn't."""

@@ -57,6 +57,8 @@ def container_of(declared: Declared, command: str, environment: Mapping[str, str
     if command in {"plan", "publish", "work"} and (chosen.requests or chosen.limits):
         container["resources"] = chosen.model_dump(mode="json", by_alias=True)
     mounts = container["volumeMounts"]
+    if declared.settings.redis_secret and command in {"plan", "publish", "work"}:
+        mounts.append({"name": "redis", "mountPath": f"{ETC}/redis", "readOnly": True})
     if command in {"hold", "plan", "publish"}:
         mounts.append({"name": "run", "mountPath": RUN})
     volume = declared.job.spec.sink.volume
@@ -118,6 +120,9 @@ def pod_of(
     ]
     if shared:
         volumes.append({"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
+    if any(mount["name"] == "redis" for container in (*containers, *init_containers)
+           for mount in container["volumeMounts"]):  # fmt: skip
+        volumes.append({"name": "redis", "secret": {"secretName": settings.redis_secret, "optional": True}})
     if job is not None and job.spec.sink.volume is not None:
         claim = job.spec.sink.volume.claim_name
         volumes.append({"name": "sink", "persistentVolumeClaim": {"claimName": claim}})

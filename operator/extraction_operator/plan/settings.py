@@ -44,5 +44,7 @@ class Settings:
     check_backoff: float = 10.0
     """Before a source that isn't ready is checked again; doubled with each failure."""
     check_backoff_limit: float = 300.0
+    redis_secret: str = ""
+    """A Secret in each job's namespace with the URL of Redis; where it isn't there, pods do without. Empty is none."""
     busy_poll: float = 1.0
     """How soon to look again at something that no watch tells."""

@@ -9,6 +9,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from extraction_contract.live import LiveProgress
 from extraction_contract.messages import Message
 from extraction_contract.models import DataSource, ExtractionJob
 from extraction_contract.source import DataSourceStatus
@@ -182,6 +183,8 @@ class ObservedJob:
     namespace_terminating: bool = False
     claim_modes: tuple[str, ...] = ()
     """Access modes of the sink's claim; empty without a claim, or where it couldn't be read."""
+    live: LiveProgress | None = None
+    """What pods told of the current attempt; None without Redis."""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,15 @@
 """The chunks of one bundle, worked in this pod."""
 
-from collections.abc import Sequence
+import resource
+import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from extraction_contract.live import PodProgress
+from extraction_contract.messages import BundleMessage
+from extraction_worker.cache.live import told
 from extraction_worker.errors import ExtractionError
 from extraction_worker.model import Chunk, ChunkResult, Plan
 from extraction_worker.report.progress import Progress
@@ -40,6 +45,7 @@ def work_chunks(
     memory: MemoryPlan,
     *,
     alone: bool,
+    bundle: int = 0,
     holder: Holder | None = None,
 ) -> Worked:
     """Extract consecutive chunks; return when each has its result in staging.
@@ -50,6 +56,8 @@ def work_chunks(
     ----------
     alone
         Whether no other pod reads for the job.
+    bundle
+        The chunks' index in the worker Job; the lead works bundle 0 of one.
     holder
         Of the snapshot, in the lead: what it tells is the reason where it lost it.
 
@@ -91,7 +99,8 @@ def work_chunks(
                 masks=source.masks(plan),
             )
             watched = holder.watched(extraction.stop) if holder is not None else nullcontext()
-            with invocation.stop.calling(extraction.stop), watched:
+            live = told(pod.redis, plan.run_id, bundle, _live(pod.environment.pod_name, progress))
+            with invocation.stop.calling(extraction.stop), watched, live:
                 extraction.run(chunks, finished, on_result)
         except ExtractionError as error:
             invocation.stop.check()
@@ -99,3 +108,41 @@ def work_chunks(
         finally:
             pool.dispose()
         return Worked(tuple(results.values()), reused, progress.now().retries, pool.statistics)
+
+
+def bundle_message(bundle: int, worked: Worked, seconds: float) -> BundleMessage:
+    """Return what the operator is told of a bundle that is done."""
+    counts = worked.pool
+    return BundleMessage(
+        bundle=bundle,
+        chunks=len(worked.results),
+        reused=worked.reused,
+        rows=sum(result.rows for result in worked.results),
+        bytes=sum(result.source_bytes for result in worked.results),
+        seconds=round(seconds, 3),
+        retries=worked.retries,
+        sessions=counts.created if counts else 0,
+        checkouts=counts.checkouts if counts else 0,
+        session_reuses=counts.reused if counts else 0,
+        session_waits=counts.waits if counts else 0,
+        sessions_active=counts.most_active if counts else 0,
+        sessions_evicted=counts.evicted if counts else 0,
+        sessions_leaked=counts.leaks if counts else 0,
+        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    )
+
+
+def _live(pod: str, progress: Progress) -> Callable[[], PodProgress]:
+    def now() -> PodProgress:
+        counts = progress.now()
+        return PodProgress(
+            pod=pod,
+            rows=counts.read_rows,
+            bytes=counts.read_bytes,
+            chunks=counts.done_chunks,
+            of=counts.total_chunks,
+            rate=round(counts.rows_per_second, 1),
+            at=round(time.time(), 3),
+        )
+
+    return now

@@ -6,6 +6,8 @@ from typing import Self
 from extraction_contract.load import load_files, object_key
 from extraction_contract.messages import PublishMessage
 from extraction_contract.resolve import ResolvedJob, resolve
+from extraction_worker.cache.connection import RedisConnection
+from extraction_worker.cache.store import Cache
 from extraction_worker.errors import VerificationFailed
 from extraction_worker.model import Consistency, Manifest, Plan
 from extraction_worker.sink.abc import MANIFEST_NAME, Sink
@@ -14,7 +16,7 @@ from extraction_worker.stages.bundles import bundle_count
 from extraction_worker.stages.pod.environment import Environment
 from extraction_worker.stages.pod.invocation import Invocation
 from extraction_worker.stages.pod.lead import Holder, LeadFiles
-from extraction_worker.stages.settings import shrunk
+from extraction_worker.stages.settings import cache_scope, shrunk
 from extraction_worker.stages.source import JobSource
 from extraction_worker.stream.admission import MemoryPlan, memory_limit, memory_plan
 
@@ -29,6 +31,7 @@ class JobPod:
     invocation: Invocation
     environment: Environment
     resolved: ResolvedJob
+    redis: RedisConnection | None = None
 
     @classmethod
     def load(cls, invocation: Invocation) -> Self:
@@ -43,7 +46,13 @@ class JobPod:
         manifests = load_files([invocation.mounts.manifests])
         resolved = resolve(manifests.job(), manifests, invocation.mounts.secrets)
         spec = resolved.job.spec.model_copy(update={"consistency": environment.consistency.value})
-        return cls(invocation, environment, replace(resolved, job=resolved.job.model_copy(update={"spec": spec})))
+        resolved = replace(resolved, job=resolved.job.model_copy(update={"spec": spec}))
+
+        def say(message: str) -> None:
+            invocation.log.warning("said", message=message)
+
+        file = invocation.mounts.redis
+        return cls(invocation, environment, resolved, RedisConnection.of_file(file if file.exists() else None, say))
 
     @property
     def name(self) -> str:
@@ -70,9 +79,13 @@ class JobPod:
         """Return the holder, for the other containers of the lead."""
         return Holder(LeadFiles(self.invocation.mounts.run), self.invocation.stop)
 
-    def source(self) -> JobSource:
+    def source(self, cache: Cache | None = None) -> JobSource:
         """Return the job's source; its sessions name this pod."""
-        return JobSource(self.resolved, self.environment.run_id, self.environment.pod_name)
+        return JobSource(self.resolved, self.environment.run_id, self.environment.pod_name, cache)
+
+    def cache(self) -> Cache | None:
+        """Return what is remembered of the source; None without Redis."""
+        return Cache(self.redis, cache_scope(self.resolved.source)) if self.redis is not None else None
 
     def sink(self) -> Sink:
         """Return the job's sink, with the staging of this attempt."""

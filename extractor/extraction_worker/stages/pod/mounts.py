@@ -18,6 +18,8 @@ class Mounts:
     run: Path
     """What the containers of the lead share."""
     termination_log: Path
+    redis: Path
+    """The URL of Redis; may not be there."""
 
     @classmethod
     def below(cls, root: Path, *, run: Path | None = None, termination_log: Path | None = None) -> Self:
@@ -29,4 +31,5 @@ class Mounts:
             volumes=etc / "volumes",
             run=run or root / "run" / "extraction",
             termination_log=termination_log or root / "dev" / "termination-log",
+            redis=etc / "redis" / "url",
         )

@@ -3,7 +3,10 @@
 import contextlib
 from datetime import UTC, datetime
 
-from extraction_contract.messages import PlanMessage
+from extraction_contract.live import Promised
+from extraction_contract.messages import CacheUse, PlanMessage
+from extraction_worker.cache.live import tell_plan
+from extraction_worker.cache.store import Cache
 from extraction_worker.errors import ExtractionError, SinkUnavailable
 from extraction_worker.model import Manifest, Plan
 from extraction_worker.sink.abc import Sink
@@ -32,21 +35,23 @@ def run(invocation: Invocation) -> PlanMessage:
     sink = pod.sink()
     if (manifest := pod.published(sink)) is not None:
         return _published_message(manifest)
-    plan = pod.staged_plan(sink)
+    plan, cache = pod.staged_plan(sink), pod.cache()
     if plan is None:
-        plan = _plan(pod, sink)
+        plan = _plan(pod, sink, cache)
         _stage(plan, sink)
     elif pod.is_held and plan.identity != pod.holder().snapshot().identity:
         raise SinkUnavailable(f"Another pod planned run {plan.run_id} already, under a snapshot that isn't this pod's.")
     bundles = pod.bundles(plan)
+    promised = Promised(len(plan.chunks), bundles, plan.estimated_rows, plan.estimated_bytes)
+    tell_plan(pod.redis, plan.run_id, promised)
     invocation.log.info("planned", chunks=len(plan.chunks), bundles=bundles, bytes=plan.estimated_bytes)
-    return _message(plan, bundles)
+    return _message(plan, bundles, cache.uses() if cache is not None else ())
 
 
-def _plan(pod: JobPod, sink: Sink) -> Plan:
+def _plan(pod: JobPod, sink: Sink, cache: Cache | None) -> Plan:
     sink.probe()
     held = pod.holder().snapshot() if pod.is_held else None
-    source, holder = pod.source(), pod.holder()
+    source, holder = pod.source(cache), pod.holder()
     address = held.address if held is not None else ""
     source.pin(address)
 
@@ -76,7 +81,7 @@ def _stage(plan: Plan, sink: Sink) -> None:
         raise
 
 
-def _message(plan: Plan, bundles: int) -> PlanMessage:
+def _message(plan: Plan, bundles: int, caches: tuple[CacheUse, ...] = ()) -> PlanMessage:
     fields = {
         "digest": plan.plan_digest(),
         "chunks": len(plan.chunks),
@@ -84,6 +89,7 @@ def _message(plan: Plan, bundles: int) -> PlanMessage:
         "estimated_rows": plan.estimated_rows,
         "estimated_bytes": plan.estimated_bytes,
         "strategy": plan.strategy,
+        "caches": caches,
     }
     reason = plan.strategy_reason[:_MAX_REASON]
     while True:

@@ -3,12 +3,13 @@
 import contextlib
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
-from extraction_contract.messages import PublishMessage
+from extraction_contract.messages import BundleMessage, PublishMessage
 from extraction_worker.errors import ExtractionError, SnapshotLost, Transient
 from extraction_worker.model import ChunkResult, Plan
 from extraction_worker.sink.abc import Sink
-from extraction_worker.stages.pod.bundle import work_chunks
+from extraction_worker.stages.pod.bundle import bundle_message, work_chunks
 from extraction_worker.stages.pod.collect import Collector
 from extraction_worker.stages.pod.invocation import Invocation
 from extraction_worker.stages.pod.job import JobPod, publish_message
@@ -30,24 +31,33 @@ def run(invocation: Invocation) -> PublishMessage:
     ExtractionError
         Why nothing was published.
     """
+    started = time.monotonic()
     prepare_allocators()
     pod = JobPod.load(invocation)
     sink = pod.sink()
     manifest = pod.published(sink)
+    work, held_seconds = None, None
     if manifest is not None:
         # What a publisher that died had begun is finished.
         manifest = sink.publish(manifest)
     else:
         plan = _own_plan(pod, sink)
         bundles = pod.bundles(plan)
-        results = _collect(pod, plan, sink) if bundles > 1 else _work(pod, plan, sink)
+        if bundles > 1:
+            results: Sequence[ChunkResult] = _collect(pod, plan, sink)
+        else:
+            memory = pod.memory(pod.environment.killed)
+            worked = work_chunks(pod, plan, plan.chunks, sink, memory, alone=True, holder=pod.holder())
+            results, work = worked.results, bundle_message(0, worked, time.monotonic() - started)
         if pod.is_held:
             # Not before every result is there: the tables must stay as they are until the last row was read.
-            pod.holder().release()
+            held = pod.holder()
+            held.release()
+            held_seconds = (datetime.now(UTC) - held.snapshot().taken_at).total_seconds()
         invocation.stop.check()
         manifest = publish(plan, pod.name, results, sink, writer=pod.environment.pod_uid)
         invocation.log.info("published", rows=manifest.rows, bytes=manifest.bytes, files=len(manifest.parts))
-    message = publish_message(manifest, sink)
+    message = _with_counts(publish_message(manifest, sink), work, held_seconds)
     # What stays now is litter, and no reason to fail.
     with contextlib.suppress(ExtractionError):
         sink.discard()
@@ -61,9 +71,15 @@ def _own_plan(pod: JobPod, sink: Sink) -> Plan:
     return plan
 
 
-def _work(pod: JobPod, plan: Plan, sink: Sink) -> Sequence[ChunkResult]:
-    memory = pod.memory(pod.environment.killed)
-    return work_chunks(pod, plan, plan.chunks, sink, memory, alone=True, holder=pod.holder()).results
+def _with_counts(message: PublishMessage, work: BundleMessage | None, held_seconds: float | None) -> PublishMessage:
+    """Return the message with what is counted about the attempt, unless that is too much for its length."""
+    seconds = round(max(held_seconds, 0.0), 3) if held_seconds is not None else None
+    full = message.model_copy(update={"work": work, "snapshot_seconds": seconds})
+    try:
+        full.encode()
+    except ValueError:
+        return message
+    return full
 
 
 def _collect(pod: JobPod, plan: Plan, sink: Sink) -> Sequence[ChunkResult]:

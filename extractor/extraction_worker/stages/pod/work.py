@@ -7,10 +7,9 @@ from extraction_contract.messages import BundleMessage
 from extraction_worker.errors import ExtractionError, VerificationFailed
 from extraction_worker.model import Plan
 from extraction_worker.sink.abc import Sink
-from extraction_worker.source.pool import PoolStatistics
 from extraction_worker.stages.bundles import bundle_chunks
 from extraction_worker.stages.pod import starts
-from extraction_worker.stages.pod.bundle import Worked, work_chunks
+from extraction_worker.stages.pod.bundle import Worked, bundle_message, work_chunks
 from extraction_worker.stages.pod.environment import BundleEnvironment
 from extraction_worker.stages.pod.failures import failure_of
 from extraction_worker.stages.pod.invocation import Invocation
@@ -44,23 +43,7 @@ def run(invocation: Invocation) -> BundleMessage:
             "another pod planned this attempt meanwhile."
         )
     worked = _work(pod, plan, mine, sink)
-    pool = worked.pool or PoolStatistics()
-    return BundleMessage(
-        bundle=mine.bundle,
-        chunks=len(worked.results),
-        reused=worked.reused,
-        rows=sum(result.rows for result in worked.results),
-        bytes=sum(result.source_bytes for result in worked.results),
-        seconds=round(time.monotonic() - started, 3),
-        retries=worked.retries,
-        sessions=pool.created,
-        checkouts=pool.checkouts,
-        session_reuses=pool.reused,
-        session_waits=pool.waits,
-        sessions_active=pool.most_active,
-        sessions_evicted=pool.evicted,
-        sessions_leaked=pool.leaks,
-    )
+    return bundle_message(mine.bundle, worked, time.monotonic() - started)
 
 
 def _work(pod: JobPod, plan: Plan, mine: BundleEnvironment, sink: Sink) -> Worked:
@@ -74,7 +57,7 @@ def _work(pod: JobPod, plan: Plan, mine: BundleEnvironment, sink: Sink) -> Worke
         "begin", bundle=mine.bundle, chunks=len(chunks), threads=memory.threads, batch=memory.batch_bytes, killed=killed
     )
     try:
-        return work_chunks(pod, plan, chunks, sink, memory, alone=mine.bundles == 1)
+        return work_chunks(pod, plan, chunks, sink, memory, alone=mine.bundles == 1, bundle=mine.bundle)
     except MemoryError:
         # As good as being killed: the next pod shall take less.
         raise

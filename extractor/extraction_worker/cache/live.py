@@ -1,0 +1,63 @@
+"""Tells how far a pod is: one pipelined write a second, by a thread of its own, which nobody ever waits for."""
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from extraction_contract.live import (
+    EXPIRES_SECONDS,
+    JOB_FIELD,
+    WRITE_SECONDS,
+    PodProgress,
+    Promised,
+    bundle_field,
+    live_key,
+)
+from extraction_worker.cache.connection import RedisAwayError, RedisConnection
+
+
+def tell_plan(connection: RedisConnection | None, run_id: str, promised: Promised) -> None:
+    """Tell what the plan promises. Never raises."""
+    if connection is not None:
+        _write(connection, live_key(run_id), JOB_FIELD, promised.encode())
+
+
+@contextlib.contextmanager
+def told(
+    connection: RedisConnection | None,
+    run_id: str,
+    bundle: int,
+    now: Callable[[], PodProgress],
+    seconds: float = WRITE_SECONDS,
+) -> Iterator[None]:
+    """Tell how far a pod is within the block, again and again, and once more at the end."""
+    if connection is None:
+        yield
+        return
+    ended = threading.Event()
+    key, field = live_key(run_id), bundle_field(bundle)
+
+    def run() -> None:
+        while not ended.wait(seconds):
+            _write(connection, key, field, now().encode())
+
+    thread = threading.Thread(target=run, name="live", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(2 * seconds)
+        _write(connection, key, field, now().encode())
+
+
+def _write(connection: RedisConnection, key: str, field: str, text: str) -> None:
+    def send(client: Any) -> None:
+        with client.pipeline(transaction=False) as pipeline:
+            pipeline.hset(key, field, text)
+            pipeline.expire(key, EXPIRES_SECONDS)
+            pipeline.execute()
+
+    with contextlib.suppress(RedisAwayError):
+        connection.call(send)
