@@ -36,7 +36,7 @@ def test_a_set_whose_message_was_lost_is_found(table, tmp_path, store, s3_server
         published = pods.run("publish")
     told = pods.run("clean", "cleaner")
     assert isinstance(told, PublishMessage)
-    assert told == published
+    assert told == published.model_copy(update={"work": None, "snapshot_seconds": None})
     assert list(pods.sink().list_state("")) == []
 
 
