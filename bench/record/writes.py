@@ -50,8 +50,8 @@ def run(*, jobs: int, changes: int, singly: int, history: int) -> tuple[list[str
         recorded_jobs = connection.execute(
             "SELECT count(*) FROM extraction.jobs WHERE created_at >= %s AND phase = 'Succeeded'", (_BEGIN,)
         ).fetchone()
-        if recorded_jobs is None or recorded_jobs[0] != jobs:
-            raise RuntimeError(f"{recorded_jobs} of {jobs} jobs were recorded")
+        if recorded_jobs is None or recorded_jobs[0] != 2 * jobs:
+            raise RuntimeError(f"{recorded_jobs} of {2 * jobs} jobs were recorded")
         some = [list(_changes(jobs + number, changes)) for number in range(-(-singly // changes))]
         alone = [found[step] for step in range(changes) for found in some][:singly]
         single_seconds, single = asyncio.run(_one_by_one(place, alone))
