@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 EXTRAS := operator,extractor,demo,dev
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: help demo test check fix generate bench clean
+.PHONY: help demo test chaos check fix generate bench clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
@@ -33,6 +33,10 @@ demo: $(SMALL)  ## Extract a million rows from an embedded PostgreSQL and query 
 test: $(READY)  ## Run the tests, with branch coverage
 	$(BIN)/coverage erase
 	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+
+# Each run has about two faults; EXTRACTION_CHAOS_SEED chooses the first.
+chaos: $(READY)  ## Kill, stop and cut off pods, source and store in 150 runs; writes build/chaos.md
+	EXTRACTION_CHAOS=$${EXTRACTION_CHAOS:-150} $(BIN)/pytest tests/worker/pod/test_chaos.py
 
 check: $(READY)  ## Lint, types, import rules, generated files
 	$(BIN)/ruff check --no-cache .
