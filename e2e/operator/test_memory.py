@@ -8,13 +8,18 @@ from e2e.support.cluster import Object, Refused
 from e2e.support.jobs import Job
 
 _SHELL = """
-import os
+import os, time
 open("/proc/1/oom_score_adj", "w").write("1000")
-hog = []
-while True:
-    hog.append(bytearray(b"x" * (8 << 20)))
+for _ in range(64):
+    if os.fork() == 0:
+        hog = bytearray(b"x" * (24 << 20))
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(0.02)
+time.sleep(60)
 """
-"""Fills the container's memory, with its first process as the kernel's first choice."""
+"""Fills the container's memory by many small processes, so that the first one, which does the work, is the kernel's
+choice."""
 
 
 def exhaust(job: Job, pod: Object, container: str) -> None:
