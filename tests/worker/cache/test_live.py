@@ -190,5 +190,5 @@ def test_a_hundred_jobs_are_less_than_a_second_old(redis):
     ended.set()
     for thread in threads:
         thread.join(10)
-    # No timing of ours is judged on a busy machine (bench/live.py measures ages): no pod writes more than it should.
+    # No timing of ours is judged on a busy machine: no pod writes more than it should.
     assert 0 < done <= 100 * (seconds / 0.9 + 1)
