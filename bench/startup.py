@@ -55,7 +55,7 @@ def _first_row(source: Source, folder: Path) -> tuple[float, float]:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
-        with tap(source.server.port, _MARKER) as relay:
+        with tap(source.server.folder / f".s.PGSQL.{source.server.port}", _MARKER) as relay:
             place = Place(source, folder, 2, port=relay.port)
             usage = measure(extraction_command("Written")(place), place.environment).usage
     finally:

@@ -6,15 +6,19 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 _BLOCK = 1 << 16
 
 
 class Tap:
-    """Passes connections on to ``port`` of this machine. :attr:`port` is where it listens."""
+    """Passes connections on to the server's socket in the file system. :attr:`port` is where it listens.
 
-    def __init__(self, port: int, marker: bytes) -> None:
-        self._target = port
+    A session of that socket has no address at which others could go past the relay.
+    """
+
+    def __init__(self, target: Path, marker: bytes) -> None:
+        self._target = target
         self._marker = marker
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
@@ -37,7 +41,8 @@ class Tap:
         self._listener.close()
 
     def _relay(self, client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", self._target)) as server, contextlib.suppress(OSError):
+        with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+            server.connect(str(self._target))
             others = {client: server, server: client}
             while True:
                 for ready in select.select([client, server], [], [])[0]:
@@ -50,9 +55,9 @@ class Tap:
 
 
 @contextlib.contextmanager
-def tap(port: int, marker: bytes) -> Iterator[Tap]:
+def tap(target: Path, marker: bytes) -> Iterator[Tap]:
     """Yield a running tap."""
-    found = Tap(port, marker)
+    found = Tap(target, marker)
     thread = threading.Thread(target=found.accept, daemon=True)
     thread.start()
     try:
