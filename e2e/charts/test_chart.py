@@ -87,12 +87,14 @@ def test_jobs_run_on_through_an_upgrade_and_a_rollback(
     release.install("ours", CHART, values, TAKE)
     deployment = restricted.get("deployment", "ours-extraction-operator")
     assert deployment["status"]["readyReplicas"] == 2
-    before = {pod["metadata"]["uid"] for pod in operator_pods(restricted)}
+    before = [pod["metadata"]["name"] for pod in operator_pods(restricted)]
 
     first = start(job, "upgraded")
     children = uids(first)
     release.upgrade("ours", CHART, values | {"settings": {"logLevel": "debug"}}, TAKE)
-    assert before.isdisjoint(pod["metadata"]["uid"] for pod in operator_pods(restricted))
+    # Helm waits for the new ones alone.
+    for name in before:
+        restricted.wait_until_gone("pod", name)
     # None was made anew; those of a job that has ended meanwhile are gone.
     assert uids(first) <= children
     assert first.succeed(180)["rows"] == ROWS

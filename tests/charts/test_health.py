@@ -1,7 +1,7 @@
 """Health for Argo CD: the script in a real Lua, on statuses as the planner writes them."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,8 @@ def test_a_job_that_plans_or_runs_progresses() -> None:
 
 
 def test_a_job_that_publishes_progresses_also_when_it_is_to_be_suspended() -> None:
-    done = replace(WORK, active=0, succeeded=4, completed_indexes="0-3", ending=Ending.COMPLETE, ended_at=NOW)
+    ended = NOW - timedelta(seconds=SETTINGS.brief)
+    done = replace(WORK, active=0, succeeded=4, completed_indexes="0-3", ending=Ending.COMPLETE, ended_at=ended)
     publishing = decided(running(job(suspend=True)), jobs=(LEAD, done), pods=(LEAD_POD,))
     assert publishing.status.phase == "Publishing"
     assert health(publishing)[0] == "Progressing"

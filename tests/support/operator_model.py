@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from extraction_operator.cluster.parse import is_of_interest
-from extraction_operator.plan.budget import Budget, Claim, claim_of
+from extraction_operator.plan.budget import DEFAULT_CAP, Budget
+from extraction_operator.plan.claims import Claim, claim_of
 from extraction_operator.plan.job import decide_job
 from extraction_operator.plan.values import (
     Action,
@@ -165,7 +166,7 @@ class Operator:
                 self.budget.ask(rival, now)
             else:
                 self.budget.release(Key("team", "rival"))
-            grant = self.budget.ask(claim_of(job, source, children, now), now)
+            grant = self.budget.ask(claim_of(job, source, children, now, DEFAULT_CAP), now)
         pods = tuple(pod for pod in self.store.all("pods") if is_of_interest(pod))
         return ObservedJob(job=job, now=now, source=source, grant=grant, jobs=children, pods=pods)
 

@@ -120,7 +120,9 @@ def test_processes_give_way_too_and_the_lead_says_why(large, tmp_path):
 
 
 def test_who_waits_for_an_index_that_only_readers_locked_is_let_through_and_the_snapshot_stays(large, tmp_path):
-    pods = Pods(tmp_path, large, spec=ONE_CHUNK, source=SLOW)
+    # What the server had sent is read to its end before the chunk is begun again: some seconds at this rate.
+    slow = {"limits": SLOW["limits"] | {"bytesPerSecond": "512Ki"}}
+    pods = Pods(tmp_path, large, spec=ONE_CHUNK, source=slow)
     stop = Stop()
     with pods.held() as files:
         pods.run("plan")
