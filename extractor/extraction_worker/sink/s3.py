@@ -145,7 +145,9 @@ class S3Sink:
         try:
             held = self._bucket.uploaded(self._prefix + part.name, part.upload_id or "none")
         except UploadGone:
-            raise corrupted(part, "its upload isn't in the store") from None
+            # Another publisher of this run may have completed it already.
+            self._publication.require_completed(part)
+            return
         expected = upload_parts(part)
         if [found.number for found in held] != [one.number for one in expected]:
             raise corrupted(part, f"the store holds {len(held)} upload parts instead of {len(expected)}")

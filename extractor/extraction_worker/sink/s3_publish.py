@@ -159,12 +159,16 @@ class Publication:
             raise corrupted(part, "the store holds other upload parts") from None
         except UploadGone:
             pass
-        held = self._bucket.head(key)
+        self.require_completed(part)
+
+    def require_completed(self, part: Part) -> None:
+        """Compare the object that a part's upload became with what was uploaded; raises VerificationFailed."""
+        held = self._bucket.head(self._prefix + part.name)
         if held is None:
             raise corrupted(part, "its upload isn't in the store")
         if held.bytes != part.bytes:
             raise corrupted(part, f"{held.bytes} bytes instead of {part.bytes}")
-        if held.crc32 and held.crc32.partition("-")[0] not in whole_crc32(part.crc32, parts):
+        if held.crc32 and held.crc32.partition("-")[0] not in whole_crc32(part.crc32, upload_parts(part)):
             raise corrupted(part, "the store's checksum differs")
 
     def _write(self, manifest: Manifest, etag: str | None) -> Manifest:
