@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from pathlib import Path
 
 from e2e.operator.conftest import ROWS
@@ -10,6 +11,7 @@ from e2e.support.cluster import Object, Refused
 from e2e.support.jobs import Job
 from e2e.support.stand_in import StandIn
 
+_INDEX = "batch.kubernetes.io/job-completion-index"
 _SHELL = """
 import os, time
 for _ in range(64):
@@ -48,25 +50,28 @@ def _process(uid: str, container: str) -> Path:
     raise AssertionError(f"{container} of pod {uid} doesn't run")
 
 
-def begun(job: Job, pod: Object) -> Object:
-    """Return what a worker logged when it began its bundle."""
-    lines = job.namespace.kubectl("logs", pod["metadata"]["name"]).splitlines()
-    found: Object = next(entry for entry in map(json.loads, lines) if entry["event"] == "begin")
-    return found
+def begun(job: Job, pod: Object, seconds: float = 60) -> Object:
+    """Wait until a worker has begun its bundle; return what it logged then."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Refused):
+            for entry in map(json.loads, job.namespace.kubectl("logs", pod["metadata"]["name"]).splitlines()):
+                if entry["event"] == "begin":
+                    found: Object = entry
+                    return found
+        time.sleep(0.2)
+    raise TimeoutError(f"{pod['metadata']['name']} didn't begin its bundle")
 
 
 def test_a_worker_that_was_killed_for_its_memory_goes_on_with_less(job: Job, stand_in: StandIn) -> None:
     job = slowly(job)
     first = job.wait_for_pod("work")
-    index = first["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"]
-    job.namespace.wait_for("pod", first["metadata"]["name"], lambda _: "begin" in log_of(job, first))
     before = begun(job, first)
     exhaust(job, first, "work")
 
     def is_next(pod: Object) -> bool:
-        found = pod["metadata"]
-        same = found["annotations"]["batch.kubernetes.io/job-completion-index"] == index
-        return same and found["uid"] != first["metadata"]["uid"] and "begin" in log_of(job, pod)
+        same = pod["metadata"]["annotations"][_INDEX] == first["metadata"]["annotations"][_INDEX]
+        return same and pod["metadata"]["uid"] != first["metadata"]["uid"] and pod["status"]["phase"] == "Running"
 
     second = job.namespace.wait_for_any("pods", f"--selector={job.selector('work')}", is_next)
     after = begun(job, second)
@@ -85,11 +90,3 @@ def test_a_lead_that_was_killed_for_its_memory_begins_anew_with_less(small_job: 
     job.wait_for_reason("OutOfMemory")
     job.succeed(seconds=180)
     assert (job.status["attempt"], job.status["memoryKills"]) == (2, 1)
-
-
-def log_of(job: Job, pod: Object) -> str:
-    """Return a pod's log; empty before there is one."""
-    try:
-        return job.namespace.kubectl("logs", pod["metadata"]["name"])
-    except Refused:
-        return ""
