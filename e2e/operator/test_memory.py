@@ -71,7 +71,8 @@ def test_a_worker_that_was_killed_for_its_memory_goes_on_with_less(job: Job, sta
 
     def is_next(pod: Object) -> bool:
         same = pod["metadata"]["annotations"][_INDEX] == first["metadata"]["annotations"][_INDEX]
-        return same and pod["metadata"]["uid"] != first["metadata"]["uid"] and pod["status"]["phase"] == "Running"
+        another = pod["metadata"]["uid"] != first["metadata"]["uid"]
+        return bool(same and another and pod["status"]["phase"] == "Running")
 
     second = job.namespace.wait_for_any("pods", f"--selector={job.selector('work')}", is_next)
     after = begun(job, second)
