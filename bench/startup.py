@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -24,6 +24,7 @@ from bench.tap import tap
 _MARKER = b"customer-"
 """Begins a value of each row of the data set, and comes in nothing else that the server sends."""
 _SHOWN_IMPORTS = 25
+_PROGRAM = Path(sys.executable).with_name("extraction")
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,13 @@ def _parse() -> argparse.Namespace:
 
 
 def _help() -> tuple[float, float]:
-    usage = measure([str(Path(sys.executable).with_name("extraction")), "--help"], {}).usage
+    usage = measure([str(_PROGRAM), "--help"], {}).usage
     return usage.wall_seconds, usage.cpu_seconds
+
+
+def _as_people_run_it(command: Sequence[str]) -> list[str]:
+    """Return the program itself in place of the module that imports everything first, to count imports apart."""
+    return [str(_PROGRAM), *command[command.index("run") :]]
 
 
 def _first_row(source: Source, folder: Path) -> tuple[float, float]:
@@ -57,7 +63,7 @@ def _first_row(source: Source, folder: Path) -> tuple[float, float]:
     try:
         with tap(source.server.folder / f".s.PGSQL.{source.server.port}", _MARKER) as relay:
             place = Place(source, folder, 2, port=relay.port)
-            usage = measure(extraction_command("Written")(place), place.environment).usage
+            usage = measure(_as_people_run_it(extraction_command("Written")(place)), place.environment).usage
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if relay.seen_at is None:
