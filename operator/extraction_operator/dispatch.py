@@ -22,6 +22,13 @@ _NEXT_IN_LINE = 4
 """Waiting jobs that are looked at when there may be room. The first one that begins wakes the next ones."""
 
 
+class Add(Protocol):
+    """Adds a key to the queue: :meth:`extraction_operator.workers.Workers.add`."""
+
+    def __call__(self, ref: Ref, delay: float = ..., /, *, ahead: bool = ...) -> None:
+        """Have it decided about in ``delay`` seconds, ``ahead`` of others if it is new."""
+
+
 class Observer(Protocol):
     """Who counts; :class:`extraction_operator.observe.metrics.Metrics` in the operator."""
 
@@ -48,7 +55,7 @@ class Dispatch:
     """
 
     def __init__(
-        self, add: Callable[[Ref, float], None], gone: Callable[[Kind, Key], None], budget: Budget,
+        self, add: Add, gone: Callable[[Kind, Key], None], budget: Budget,
         observer: Observer, accounts: Accounts, *, recorder: Recorder | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
@@ -80,8 +87,10 @@ class Dispatch:
 
     def _on_job(self, change: Change[Brief]) -> None:
         before, after = change.before, change.after
-        self._add(Ref(Parent.JOB, change.key), 0.0)
-        if before is None and after is not None and not after.phase:
+        # Before the changes of those that are at work, so that under load new jobs begin, and wait for it no longer.
+        is_new = before is None and after is not None and not after.phase
+        self._add(Ref(Parent.JOB, change.key), 0.0, ahead=is_new)
+        if is_new:
             self._first_seen[change.key] = self._clock()
         if after is None:
             self._first_seen.pop(change.key, None)

@@ -45,8 +45,10 @@ class KeyQueue(Generic[K]):
         self._fraction = fraction
         self._due: dict[K, float] = {}
         """When each key is due."""
-        self._heap: list[tuple[float, int, K]] = []
-        """The same in order, with entries that were replaced; those are skipped."""
+        self._ahead: set[K] = set()
+        """Keys that are taken before others that are due."""
+        self._lanes: tuple[list[tuple[float, int, K]], ...] = ([], [])
+        """When each key is due, in order, those ahead apart; with entries that were replaced, which are skipped."""
         self._count = 0
         self._working: dict[K, float] = {}
         """Since when each key is worked on."""
@@ -54,29 +56,42 @@ class KeyQueue(Generic[K]):
         self.retries = 0
         """How often a key failed, ever."""
 
-    def add(self, key: K, now: float, delay: float = 0.0) -> None:
-        """Have a key worked on in ``delay`` seconds, or earlier if it is due earlier."""
+    def add(self, key: K, now: float, delay: float = 0.0, *, ahead: bool = False) -> None:
+        """Have a key worked on in ``delay`` seconds, or earlier if it is due earlier.
+
+        Parameters
+        ----------
+        ahead
+            Until it was worked on with success, it is taken before others that are due.
+        """
         due = now + max(delay, 0.0)
         known = self._due.get(key)
+        moved = ahead and key not in self._ahead
+        if ahead:
+            self._ahead.add(key)
         if known is not None and known <= due:
-            return
+            if not moved:
+                return
+            due = known
         self._due[key] = due
         if key not in self._working:
             self._push(key, due)
 
     def take(self, now: float) -> Taken[K] | None:
-        """Give out the key that is due for longest; None while none is."""
-        while self._heap and self._heap[0][0] <= now:
-            due, _, key = heapq.heappop(self._heap)
-            if self._due.get(key) == due and key not in self._working:
-                del self._due[key]
-                self._working[key] = now
-                return Taken(key, now - due)
+        """Give out the key that is due for longest, of those ahead if there is one; None while none is."""
+        for lane in self._lanes:
+            while lane and lane[0][0] <= now:
+                due, _, key = heapq.heappop(lane)
+                if self._due.get(key) == due and key not in self._working:
+                    del self._due[key]
+                    self._working[key] = now
+                    return Taken(key, now - due)
         return None
 
     def done(self, key: K) -> None:
         """Take note that a key was worked on with success."""
         self._failures.pop(key, None)
+        self._ahead.discard(key)
         self._release(key)
 
     def failed(self, key: K, now: float) -> float:
@@ -94,13 +109,15 @@ class KeyQueue(Generic[K]):
     def forget(self, key: K) -> None:
         """Drop a key that waits, and its failures."""
         self._failures.pop(key, None)
+        self._ahead.discard(key)
         self._due.pop(key, None)
 
     def next_due(self) -> float | None:
         """Return when the next key is due; None when none waits."""
-        while self._heap and (self._due.get(self._heap[0][2]) != self._heap[0][0] or self._heap[0][2] in self._working):
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        for lane in self._lanes:
+            while lane and (self._due.get(lane[0][2]) != lane[0][0] or lane[0][2] in self._working):
+                heapq.heappop(lane)
+        return min((lane[0][0] for lane in self._lanes if lane), default=None)
 
     def depth(self, now: float) -> int:
         """Return how many keys are due, and not worked on."""
@@ -129,4 +146,4 @@ class KeyQueue(Generic[K]):
 
     def _push(self, key: K, due: float) -> None:
         self._count += 1
-        heapq.heappush(self._heap, (due, self._count, key))
+        heapq.heappush(self._lanes[key not in self._ahead], (due, self._count, key))

@@ -101,17 +101,24 @@ class Reconciler:
             await self._reconcile_source(ref)
 
     async def _reconcile_job(self, ref: Ref) -> None:
+        # A new job goes on as soon as it has its finalizer, and not behind all others in the queue.
+        if AddFinalizer() in await self._decide_job(ref):
+            await self._decide_job(ref)
+
+    async def _decide_job(self, ref: Ref) -> tuple[Action, ...]:
+        """Decide about a job, and carry it out; return what was done."""
         observed = await self._observe_job(ref.key)
         if observed is None:
-            return
+            return ()
         decision = decide_job(observed, self._settings)
         if names := _asked(decision.actions):
             warnings = await self._hands.warnings.about(ref.key.namespace, names)
             observed = await self._observe_job(ref.key)
             if observed is None:
-                return
+                return ()
             decision = decide_job(replace(observed, warnings=warnings), self._settings)
         await self._carry_out(ref, EXTRACTION_JOB, observed.job, decision)
+        return decision.actions
 
     async def _reconcile_source(self, ref: Ref) -> None:
         observed = self._observe_source(ref.key)

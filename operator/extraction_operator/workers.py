@@ -45,9 +45,9 @@ class Workers(Generic[K]):
         self._changed = asyncio.Event()
         self._stopping = False
 
-    def add(self, key: K, delay: float = 0.0) -> None:
-        """Have a key worked on, in ``delay`` seconds at the latest."""
-        self._queue.add(key, self._clock(), delay)
+    def add(self, key: K, delay: float = 0.0, *, ahead: bool = False) -> None:
+        """Have a key worked on, in ``delay`` seconds at the latest; ``ahead`` of others, see :class:`KeyQueue`."""
+        self._queue.add(key, self._clock(), delay, ahead=ahead)
         self._changed.set()
 
     def stop(self) -> None:

@@ -23,7 +23,7 @@ def woken(budget: Budget) -> str:
     """Return the names of the jobs that are woken."""
     added: list[Ref] = []
     metrics = Metrics()
-    dispatch = Dispatch(lambda ref, _: added.append(ref), lambda *_: None, budget, metrics, Accounts(metrics))
+    dispatch = Dispatch(lambda ref, _, **__: added.append(ref), lambda *_: None, budget, metrics, Accounts(metrics))
     dispatch.wake_group("db")
     return "".join(ref.key.name for ref in added)
 

@@ -27,6 +27,44 @@ def test_keys_are_taken_in_the_order_in_which_they_are_due():
     assert [it.take(10.0).key for _ in range(3)] == ["first", "second", "late"]
 
 
+def test_a_key_ahead_is_taken_before_others_until_it_was_worked_on():
+    it = queue(base=1.0)
+    it.add("old", now=0.0)
+    it.add("new", now=1.0, ahead=True)
+    it.add("new", now=2.0)
+    assert it.take(2.0) == Taken("new", 1.0)
+    # Not done yet: it may go ahead again.
+    it.failed("new", 2.0)
+    assert it.next_due() == 0.0
+    assert it.take(3.0) == Taken("new", 0.0)
+    it.add("new", now=3.0)
+    it.done("new")
+    assert [it.take(3.0).key for _ in range(2)] == ["old", "new"]
+    assert it.take(3.0) is None
+
+
+def test_a_key_that_waits_already_is_moved_ahead():
+    it = queue()
+    it.add("first", now=0.0)
+    it.add("second", now=1.0)
+    it.add("second", now=2.0, ahead=True)
+    assert it.take(2.0) == Taken("second", 1.0)
+    it.done("second")
+    assert it.take(2.0) == Taken("first", 2.0)
+    assert it.take(2.0) is None
+
+
+def test_being_ahead_is_no_reason_to_be_early():
+    it = queue()
+    it.add("other", now=0.0)
+    it.add("new", now=0.0, delay=5.0, ahead=True)
+    assert it.take(1.0).key == "other"
+    assert it.take(4.9) is None
+    assert it.next_due() == 5.0
+    it.forget("new")
+    assert it.next_due() is None
+
+
 def test_a_delayed_key_isnt_taken_before_its_time():
     it = queue()
     it.add("a", now=0.0, delay=5.0)

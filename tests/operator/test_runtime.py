@@ -21,6 +21,8 @@ from extraction_operator.config import Config, Election
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.values import Key
 from extraction_operator.runtime import Exit, Operator
+from extraction_operator.store import Parent, Ref
+from extraction_operator.workers import Workers
 from support.kube import Kube, now, refuse
 from support.objects import condition, data_source, extraction_job, labels, metadata
 
@@ -128,6 +130,30 @@ def test_a_source_is_checked_and_its_job_gets_a_lead():
             await kube.put(EXTRACTION_JOB, {"metadata": {"name": "orders", "finalizers": []}})
             await kube.remove(EXTRACTION_JOB, "default", "orders")
             await until(lambda: it._budget.active(Key("default", "shop")) == 0)
+
+    run(scenario)
+
+
+def test_a_new_job_is_looked_at_before_others_and_needs_one_turn_until_its_lead(monkeypatch: pytest.MonkeyPatch):
+    added: list[tuple[Ref, bool]] = []
+    add = Workers.add
+
+    def once(self: Workers[Ref], key: Ref, delay: float = 0.0, *, ahead: bool = False) -> None:
+        """Leave out what an API server that answers late would have done by later turns."""
+        if key.kind is not Parent.JOB or key not in {known for known, _ in added}:
+            add(self, key, delay, ahead=ahead)
+        added.append((key, ahead))
+
+    async def scenario(kube: Kube) -> None:
+        await kube.put(DATA_SOURCE, data_source(ready=True, finalizers=["extraction-operator.io/cleanup"]))
+        async with operator(kube) as it:
+            await until(lambda: it._health.is_ready)
+            monkeypatch.setattr(Workers, "add", once)
+            await kube.put(EXTRACTION_JOB, extraction_job())
+            await until(lambda: jobs(kube, "lead"))
+            assert kube.get(EXTRACTION_JOB, "default", "orders")["metadata"]["finalizers"]
+            await until(lambda: len([key for key, _ in added if key.kind is Parent.JOB]) > 1)
+        assert [ahead for key, ahead in added if key.kind is Parent.JOB][:2] == [True, False]
 
     run(scenario)
 
