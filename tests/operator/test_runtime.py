@@ -144,11 +144,12 @@ def test_a_new_job_is_looked_at_before_others_and_needs_one_turn_until_its_lead(
             add(self, key, delay, ahead=ahead)
         added.append((key, ahead))
 
+    monkeypatch.setattr(Workers, "add", once)
+
     async def scenario(kube: Kube) -> None:
         await kube.put(DATA_SOURCE, data_source(ready=True, finalizers=["extraction-operator.io/cleanup"]))
         async with operator(kube) as it:
             await until(lambda: it._health.is_ready)
-            monkeypatch.setattr(Workers, "add", once)
             await kube.put(EXTRACTION_JOB, extraction_job())
             await until(lambda: jobs(kube, "lead"))
             assert kube.get(EXTRACTION_JOB, "default", "orders")["metadata"]["finalizers"]
