@@ -1,6 +1,7 @@
 """What is written to the API server, and what its answers mean: on one in this process."""
 
 import asyncio
+import gc
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -237,6 +238,44 @@ def test_pages_come_one_after_the_other_and_only_of_ours(monkeypatch: pytest.Mon
         assert pages == [["job-0", "job-1"], ["job-2", "job-3"], ["job-4"]]
 
     run(scenario)
+
+
+def test_the_next_page_is_asked_for_while_one_is_worked_on_and_no_other(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(client, "PAGE", 2)
+
+    async def scenario(world: World) -> None:
+        for number in range(5):
+            await world.kube.put(JOB, child(f"job-{number}"))
+        asked = []
+        async with asyncio.timeout(20):
+            async for _ in world.api.pages(JOB, None):
+                while len(world.kube.calls) < min(len(asked) + 2, 3):
+                    await asyncio.sleep(0.01)
+                asked.append(len(world.kube.calls))
+        assert asked == [2, 3, 3]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_page_that_nobody_wants_any_more_is_let_go(
+    answered: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr(client, "PAGE", 2)
+
+    async def scenario(world: World) -> None:
+        for number in range(3):
+            await world.kube.put(JOB, child(f"job-{number}"))
+        pages = world.api.pages(JOB, None)
+        await anext(pages)
+        with world.kube.failing(refuse(500, "InternalError")):
+            while answered and world.seen.calls[-1] != ("list", "jobs", "500"):
+                await asyncio.sleep(0.01)
+            await pages.aclose()
+        gc.collect()
+
+    run(scenario)
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_kubeconfig_and_its_token_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -88,7 +88,7 @@ class Api:
         return await self._call(self._reads, "get", kind, kind.path(None, name), READ_SECONDS)
 
     async def pages(self, kind: Kind, namespace: str | None, **query: str) -> AsyncIterator[Page]:
-        """List objects, page by page: one page is in memory at a time.
+        """List objects, page by page: one is in memory at a time, and the next one under way meanwhile.
 
         Raises
         ------
@@ -99,13 +99,21 @@ class Api:
         parameters = {"limit": str(PAGE), **query}
         if kind.selector:
             parameters["labelSelector"] = kind.selector
-        while True:
-            answer = await self._call(self._reads, "list", kind, kind.path(namespace), READ_SECONDS, query=parameters)
-            yield Page(answer.get("items") or [], str(answer["metadata"]["resourceVersion"]))
-            following = answer["metadata"].get("continue")
-            if not following:
-                return
-            parameters["continue"] = following
+
+        def ask(more: Mapping[str, str]) -> asyncio.Task[Raw]:
+            path, query = kind.path(namespace), {**parameters, **more}
+            return asyncio.create_task(self._call(self._reads, "list", kind, path, READ_SECONDS, query=query))
+
+        asked: asyncio.Task[Raw] | None = ask({})
+        try:
+            while asked is not None:
+                answer = await asked
+                following = answer["metadata"].get("continue")
+                asked = ask({"continue": following}) if following else None
+                yield Page(answer.get("items") or [], str(answer["metadata"]["resourceVersion"]))
+        finally:
+            if asked is not None:
+                asked.cancel()
 
     # Writing -----------------------------------------------------------------------------------------------------
 
