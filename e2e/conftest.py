@@ -28,13 +28,58 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let pytest-kind use what this machine has, unless told otherwise."""
+    """Let pytest-kind use what this machine has, unless told otherwise; a worker of xdist gets a cluster of its own."""
     if not config.option.kind_bin:
         chosen = subprocess.run([HERE / "kind-bin"], capture_output=True, text=True, check=True)
         config.option.kind_bin = chosen.stdout.strip()
     if not config.option.kind_kubectl_bin:
         config.option.kind_kubectl_bin = _program(config.option.kind_bin, "kubectl")
     config.option.kubeconfig = config.option.kubeconfig or str(HERE.parent / "build" / "e2e" / "kubeconfig")
+    if worker := getattr(config, "workerinput", None):
+        number = int(worker["workerid"].removeprefix("gw")) % worker["workercount"]
+        config.option.cluster_name, config.option.kubeconfig = _clusters(config, worker["workercount"])[number]
+        # Others may look at what is on this machine; pytest_unconfigure removes it when all are done.
+        config.option.keep_cluster = True
+
+
+def _clusters(config: pytest.Config, workers: int) -> list[tuple[str, str]]:
+    """Return name and kubeconfig of each worker's cluster."""
+    first = (config.option.cluster_name, config.option.kubeconfig)
+    return [first, *((f"{first[0]}-{number}", f"{first[1]}-{number}") for number in range(2, workers + 1))]
+
+
+def _clusters_of_workers(config: pytest.Config) -> list[tuple[str, str]]:
+    """Return the clusters of all workers of xdist, in the process that controls them; elsewhere there are none."""
+    controls = config.pluginmanager.hasplugin("dsession")
+    return _clusters(config, len(config.option.tx)) if controls else []
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Raise the clusters of all workers before the first test, as some tests look for what clusters leave behind."""
+    kind = session.config.option.kind_bin
+    for name, kubeconfig in _clusters_of_workers(session.config):
+        _raise(Path(kind), name, Path(kubeconfig))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the clusters of the workers."""
+    if not config.option.keep_cluster:
+        for name, kubeconfig in _clusters_of_workers(config):
+            command = [config.option.kind_bin, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig]
+            subprocess.run(command, check=True)
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests of a file in turn, but those of the operator, which come last, wherever a worker is free."""
+    operator = HERE / "operator"
+    items.sort(key=lambda item: item.path.is_relative_to(operator))
+    for item in items:
+        if item.path.is_relative_to(HERE / "replicas"):
+            # They share an API server.
+            item.add_marker(pytest.mark.xdist_group("replicas"))
+        elif not item.path.is_relative_to(operator):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 def _program(kind: str, name: str, *extras: str) -> str:
@@ -52,15 +97,22 @@ def _program(kind: str, name: str, *extras: str) -> str:
 @pytest.fixture(scope="session")
 def _kubeconfig(request: pytest.FixtureRequest) -> Path:
     """Find a cluster that runs already although its kubeconfig is gone; pytest-kind would not."""
-    kind, name = request.config.option.kind_bin, request.config.option.cluster_name
     file = Path(request.config.option.kubeconfig).absolute()
-    file.parent.mkdir(parents=True, exist_ok=True)
+    kind, name = Path(request.config.option.kind_bin), request.config.option.cluster_name
     clusters = subprocess.run([kind, "get", "clusters"], capture_output=True, text=True, check=True).stdout.split()
     if name in clusters:
-        # Ours reuses what runs and replaces what a crash has left; the real one refuses what exists.
-        verb = ["create", "cluster"] if Path(kind).parent.name == "node" else ["export", "kubeconfig"]
-        subprocess.run([kind, *verb, "--name", name, "--kubeconfig", file], check=True)
+        _raise(kind, name, file)
     return file
+
+
+def _raise(kind: Path, name: str, kubeconfig: Path) -> None:
+    """Raise a cluster, or reuse the one that runs."""
+    kubeconfig.parent.mkdir(parents=True, exist_ok=True)
+    clusters = subprocess.run([kind, "get", "clusters"], capture_output=True, text=True, check=True).stdout.split()
+    # Ours reuses what runs and replaces what a crash has left; the real one refuses what exists.
+    new = name not in clusters or kind.parent.name == "node"
+    verb = ["create", "cluster"] if new else ["export", "kubeconfig"]
+    subprocess.run([kind, *verb, "--name", name, "--kubeconfig", kubeconfig], check=True)
 
 
 @pytest.fixture(scope="session")

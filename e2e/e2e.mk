@@ -1,12 +1,14 @@
 # Tests on a real cluster: Docker and kind where there are, e2e/node/kind elsewhere (which needs root; .ci/install-e2e
-# installs what it needs on Debian). KEEP=1 keeps the cluster after the tests; E2E_ARGS goes to pytest.
+# installs what it needs on Debian). Each of E2E_WORKERS has a cluster of its own: CLUSTER, CLUSTER-2 and so on.
+# KEEP=1 keeps them after the tests; E2E_ARGS goes to pytest.
 .PHONY: images e2e cluster cluster-delete
 CLUSTER ?= extraction
+E2E_WORKERS ?= 2
 E2E_KUBECONFIG := build/e2e/kubeconfig
 E2E_READY := $(VENV)/.ready-e2e
 
 $(E2E_READY): $(READY)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$(EXTRAS),e2e]'
+	$(call install,$(EXTRAS)$(COMMA)e2e)
 	@touch $@
 
 images:  ## Build the container images into build/images
@@ -17,9 +19,13 @@ cluster:  ## Raise a cluster, or reuse it; prints its KUBECONFIG
 	$$(e2e/kind-bin) create cluster --name $(CLUSTER) --kubeconfig $(E2E_KUBECONFIG) --wait 2m
 	@echo "export KUBECONFIG=$(abspath $(E2E_KUBECONFIG))"
 
-cluster-delete:  ## Delete the cluster
-	$$(e2e/kind-bin) delete cluster --name $(CLUSTER) --kubeconfig $(E2E_KUBECONFIG)
+cluster-delete:  ## Delete the cluster, and those of more workers
+	for number in $$(seq $(E2E_WORKERS)); do \
+		suffix=$$([ $$number = 1 ] || echo -$$number); \
+		$$(e2e/kind-bin) delete cluster --name $(CLUSTER)$$suffix --kubeconfig $(E2E_KUBECONFIG)$$suffix || exit; \
+	done
 
-e2e: $(E2E_READY) images  ## Run e2e/ on a cluster; KEEP=1 keeps it
+e2e: $(E2E_READY) images  ## Run e2e/ on a cluster for each of E2E_WORKERS; KEEP=1 keeps them
 	$(BIN)/pytest -c e2e/pytest.ini --cluster-name $(CLUSTER) --kubeconfig $(E2E_KUBECONFIG) \
+		$(if $(filter-out 1,$(E2E_WORKERS)),--numprocesses $(E2E_WORKERS) --dist loadgroup --no-loadscope-reorder) \
 		$(if $(KEEP),--keep-cluster) e2e $(E2E_ARGS)

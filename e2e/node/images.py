@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import platform
 import shutil
 import tarfile
@@ -49,7 +50,7 @@ class ProgramImage:
         }).encode()  # fmt: skip
         name = hashlib.sha256(config).hexdigest()
         manifest = [{"Config": f"{name}.json", "RepoTags": [self.reference], "Layers": ["layer.tar"]}]
-        draft = archive.with_suffix(".draft")
+        draft = archive.with_suffix(f".{os.getpid()}.draft")
         with tarfile.open(draft, "w") as tar:
             _add(tar, f"{name}.json", content=config)
             _add(tar, "layer.tar", content=data)
