@@ -40,7 +40,7 @@ demo: $(SMALL)  ## Extract a million rows from an embedded PostgreSQL and query 
 
 test: $(READY)  ## Run the tests, with branch coverage
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+	tests/in-memory $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 # Each run has about two faults; EXTRACTION_CHAOS_SEED chooses the first.
 chaos: $(READY)  ## Kill, stop and cut off pods, source and store in 150 runs; writes build/chaos.md
