@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, ValidationError
 
 from extraction_contract.base import Contract
-from extraction_contract.status import Count, Digest, PlanStatus
+from extraction_contract.status import ConnectionCounts, Count, Digest, PlanStatus
 
 MAX_BYTES = 2000
 """Of a message, encoded."""
@@ -140,6 +140,8 @@ class PublishMessage(Message):
     verification: Literal["None", "Written", "Decoded", "Source"]
     snapshot_seconds: Annotated[float, Field(ge=0)] | None = None
     """For how long the snapshot was held, as far as *publish* knows."""
+    connections: ConnectionCounts | None = None
+    """Of all pods that read, until the last chunk of each."""
     work: BundleMessage | None = None
     """What *publish* read itself, where the plan was one bundle."""
 

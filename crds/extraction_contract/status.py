@@ -49,6 +49,33 @@ class ProgressStatus(Contract):
     """Bundles that are done, as ranges, e.g. ``0-11,14``; cut where it gets long."""
 
 
+class ConnectionCounts(Contract):
+    """What the pods that read did with connections to the source, summed."""
+
+    opened: Count = 0
+    """Connections that were opened."""
+    checkouts: Count = 0
+    """How often one was taken from a pool."""
+    reuses: Count = 0
+    """How often it was one that had been used before."""
+    waits: Count = 0
+    """How often none was ready."""
+    evicted: Count = 0
+    """Connections that were closed because they were broken, or kept much memory."""
+    leaks: Count = 0
+    """Connections that were taken, and neither read nor came back for a minute."""
+
+    def __add__(self, other: "ConnectionCounts") -> "ConnectionCounts":
+        return self._combined(other, 1)
+
+    def __sub__(self, other: "ConnectionCounts") -> "ConnectionCounts":
+        return self._combined(other, -1)
+
+    def _combined(self, other: "ConnectionCounts", sign: int) -> "ConnectionCounts":
+        names = ConnectionCounts.model_fields
+        return ConnectionCounts(**{name: getattr(self, name) + sign * getattr(other, name) for name in names})
+
+
 class ResultStatus(Contract):
     """What was published."""
 
@@ -68,6 +95,8 @@ class ResultStatus(Contract):
     """What the rows are one picture of; less than declared only after ``snapshot.onLoss: Degrade``."""
     verification: Literal["None", "Written", "Decoded", "Source"]
     """How much was proven."""
+    connections: ConnectionCounts | None = None
+    """What it took to read the chunks; unset where nobody knows any more."""
 
 
 _ENDED = "has(oldSelf.phase) && oldSelf.phase in ['Succeeded', 'Failed', 'Cancelled']"
@@ -108,7 +137,8 @@ class ExtractionJobStatus(Contract):
     completion_time: datetime | None = None
     """When it ended."""
     conditions: Conditions = ()
-    """Ready, Reconciling and Stalled, as kstatus reads them; Succeeded and Failed for ``kubectl wait``."""
+    """Ready, Reconciling and Stalled, as kstatus reads them; Succeeded and Failed for ``kubectl wait``; Secure warns
+    of a store that is reached without TLS."""
     plan: PlanStatus | None = None
     """The plan of the current attempt."""
     progress: ProgressStatus | None = None

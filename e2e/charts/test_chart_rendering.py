@@ -299,7 +299,9 @@ def test_a_job_pod_is_what_the_policy_of_jobs_selects(render: Render) -> None:
 def test_options_of_the_operator_are_options_that_it_has(render: Render) -> None:
     from extraction_operator.cli import main
 
-    objects = render(watch={"namespaces": ["shop"]}, record=RECORD)
+    objects = render(watch={"namespaces": ["shop"]}, record=RECORD, settings={"requestConnections": True})
+    assert "--request-connections" in str(objects)
+    assert "--request-connections" not in str(render()), "nodes must advertise them first"
     for kind, name in (("Deployment", "operator"), ("Job", "-release")):
         command, *options = find(objects, kind, name)["spec"]["template"]["spec"]["containers"][0]["args"]
         params = main.commands[command].params

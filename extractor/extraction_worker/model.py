@@ -13,6 +13,8 @@ import xxhash
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from extraction_contract.status import ConnectionCounts
+
 PLAN_VERSION = "extraction-plan/v1"
 RESULT_VERSION = "extraction-result/v1"
 MANIFEST_VERSION = "extraction-manifest/v1"
@@ -390,6 +392,8 @@ class ChunkResult(Value):
     replaced: tuple[Replaced, ...] = ()
     verified: Verification
     seconds: float
+    connections: ConnectionCounts | None = None
+    """What the worker's pool did since its last result before this one: those of all results add up to the job's."""
 
 
 class ManifestChunk(Value):

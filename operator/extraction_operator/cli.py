@@ -50,6 +50,10 @@ def main() -> None:
     default=DEFAULT_CAP,
     help="Connections to all sources together.",
 )
+@click.option(
+    "--request-connections/--no-request-connections", default=False,
+    help="Have pods of jobs request extraction-operator.io/connections, a resource that nodes must advertise.",
+)  # fmt: skip
 @click.option("--record-url", default=None, metavar="URL",
               help="Record what happens there: postgresql://HOST[:PORT]/DATABASE, without a password.")  # fmt: skip
 @click.option("--record-credentials", type=click.Path(file_okay=False, path_type=Path), default=None, metavar="FOLDER",
@@ -69,9 +73,9 @@ def main() -> None:
 def run(
     ctx: click.Context, *, image: str, image_pull_policy: str, namespaces: tuple[str, ...], leader_elect: bool,
     lease_name: str, lease_namespace: str | None, metrics_host: str, metrics_port: int, workers: int,
-    compare_seconds: float, max_source_connections: int, record_url: str | None, record_credentials: Path | None,
-    record_cluster: str, record_spool_mebibytes: int, redis_url_file: Path | None, jobs_redis_secret: str,
-    log_level: str, kubeconfig: Path | None, context: str | None,
+    compare_seconds: float, max_source_connections: int, request_connections: bool, record_url: str | None,
+    record_credentials: Path | None, record_cluster: str, record_spool_mebibytes: int, redis_url_file: Path | None,
+    jobs_redis_secret: str, log_level: str, kubeconfig: Path | None, context: str | None,
 ) -> None:  # fmt: skip
     """Run until SIGTERM."""
     configure(log_level)
@@ -84,7 +88,10 @@ def run(
             raise click.UsageError("--lease-namespace is needed outside of a pod, or --no-leader-elect.")
         election = Election(Key(namespace, lease_name), identity)
     config = Config(
-        plan=Settings(image=image, image_pull_policy=image_pull_policy, redis_secret=jobs_redis_secret),
+        plan=Settings(
+            image=image, image_pull_policy=image_pull_policy, redis_secret=jobs_redis_secret,
+            request_connections=request_connections,
+        ),
         identity=identity,
         namespaces=namespaces,
         election=election,

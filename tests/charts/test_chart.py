@@ -140,6 +140,13 @@ def test_chart_and_package_have_one_version() -> None:
     assert chart["appVersion"] == version[1]
 
 
+def test_no_value_is_a_password_nor_has_a_place_for_one() -> None:
+    named = {path for path in paths(VALUES) if re.search("password|secretKey|token", path, re.IGNORECASE)}
+    assert named == set()
+    # The URL of Redis may have one; by default there is none.
+    assert VALUES["redis"]["url"] == ""
+
+
 def test_the_readme_lists_every_value() -> None:
     listed = set(re.findall(r"^\| `([A-Za-z.]+)` \|", (CHART / "README.md").read_text(), re.MULTILINE))
     there = {path.lstrip(".") for path in paths(VALUES)}

@@ -17,7 +17,7 @@ from extraction_contract.messages import (
 from extraction_contract.models import DataSource, ExtractionJob
 from extraction_contract.status import ExtractionJobStatus
 from extraction_operator.plan.facts import FINAL
-from extraction_operator.plan.names import ATTEMPT, NUMBER, ROLE
+from extraction_operator.plan.names import ATTEMPT, NUMBER, QUEUE, ROLE
 from extraction_operator.plan.values import FINALIZER, ChildJob, Pod, Role
 from support.api_rules import check_status, check_transition
 from support.plan_world import NOW, make_job, make_source
@@ -66,7 +66,7 @@ class Staging:
 class ApiServer:
     """The objects of one ExtractionJob. Invariants are checked at every write that could break one."""
 
-    def __init__(self, **spec: Any) -> None:
+    def __init__(self, queue: str = "", **spec: Any) -> None:
         self.now: datetime = NOW
         self.log: list[Change] = []
         self.objects: dict[Kind, dict[str, Any]] = {"job": {}, "source": {}, "children": {}, "pods": {}}
@@ -79,9 +79,11 @@ class ApiServer:
         """Of worker Jobs, by uid: failures by index."""
         self.resting: set[str] = set()
         """Worker Jobs of which no index is started now: one backs off."""
+        self.owned_by_lead: set[str] = set()
+        """Worker Jobs that go with their lead, by uid; others with the ExtractionJob."""
         self._numbers = count(1)
         self.put("source", "shop", make_source())
-        self.put("job", "orders", make_job(**spec))
+        self.put("job", "orders", make_job(metadata={"labels": {QUEUE: queue}} if queue else None, **spec))
 
     # API server -----------------------------------------------------------------------------------------------------
 
@@ -176,8 +178,11 @@ class ApiServer:
         uid = f"uid-{next(self._numbers)}"
         made = ChildJob(
             name, uid, role, attempt, number, created=self.now, parallelism=spec.get("parallelism", 1),
-            completions=spec.get("completions", 1), suspended=spec.get("suspend", False),
+            completions=spec.get("completions", 1), suspended=spec.get("suspend", bool(labels.get(QUEUE))),
+            queue=labels.get(QUEUE, ""),
         )  # fmt: skip
+        if [owner["kind"] for owner in manifest["metadata"].get("ownerReferences", ())] == ["Job"]:
+            self.owned_by_lead.add(uid)
         return self.put("children", name, made)
 
     def delete(self, name: str, uid: str | None = None) -> Change:
@@ -194,8 +199,16 @@ class ApiServer:
         found = self.children.get(name)
         if found is None or found.uid != uid:
             raise Conflict
+        assert not found.queue, "the operator changes what is Kueue's"
         changes = {"parallelism": parallelism, "suspended": suspend}
         return self.put("children", name, replace(found, **{k: v for k, v in changes.items() if v is not None}))
+
+    def set_quota(self, name: str, *, given: bool) -> None:
+        """Do what Kueue does with a Job in a queue: let it run, or suspend it."""
+        found = self.children.get(name)
+        waits = found is not None and found.queue and found.ending is None and not found.deleting
+        if waits and found.suspended == given:
+            self.put("children", name, replace(found, suspended=not given))
 
     def change_spec(self, **fields: Any) -> None:
         """Have a user change the spec."""

@@ -32,9 +32,8 @@ class Cluster(ApiServer):
         uids = {child.uid for child in self.children.values()}
         leads = {child.attempt for child in self.children.values() if child.role is Role.LEAD}
         for child in list(self.children.values()):
-            orphan = (child.role is Role.LEAD and self.job is None) or (
-                child.role is Role.WORK and child.attempt not in leads
-            )
+            by_lead = child.uid in self.owned_by_lead
+            orphan = child.attempt not in leads if by_lead else self.job is None and child.role is not Role.CLEAN
             if orphan and not child.deleting:
                 self.delete(child.name)
             if child.deleting:

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 import psycopg
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from extraction_contract.status import ConnectionCounts
 from extraction_worker.errors import ExtractionError, SourceBusy
 from extraction_worker.source.failures import translate
 from extraction_worker.source.session import ReadSession, SourceConnection, connect
@@ -129,6 +130,8 @@ class SourcePool:
         self._failure: tuple[float, ExtractionError] | None = None
         """When connecting failed last, and why."""
         self.statistics = PoolStatistics()
+        self._told = ConnectionCounts()
+        """What was told until now."""
         self._pool = ConnectionPool(
             connection_class=_PooledConnection,
             kwargs={"owner": self},
@@ -196,6 +199,17 @@ class SourcePool:
                 self._out.pop(connection, None)
                 self.statistics.active -= 1
             self._pool.putconn(connection)
+
+    def did_since(self) -> ConnectionCounts:
+        """Return what it did since this was asked last."""
+        with self._changed:
+            counts = self.statistics
+            now = ConnectionCounts(
+                opened=counts.created, checkouts=counts.checkouts, reuses=counts.reused, waits=counts.waits,
+                evicted=counts.evicted, leaks=counts.leaks,
+            )  # fmt: skip
+            told, self._told = self._told, now
+        return now - told
 
     def bound(self, most: int) -> None:
         """Have at most so many sessions, one at least and ``size`` at most: others are closed when they come back."""

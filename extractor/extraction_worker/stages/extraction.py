@@ -52,6 +52,7 @@ class Extraction:
         progress: Progress,
         masks: Masks,
     ) -> None:
+        self._pool = pool
         self._progress = progress
         self._threads = memory.threads
         self._said: set[str] = set()
@@ -112,7 +113,7 @@ class Extraction:
             progress.chunk_done()
 
         def take(result: ChunkResult) -> None:
-            on_result(result)
+            on_result(result.model_copy(update={"connections": self._pool.did_since()}))
             progress.chunk_done()
 
         def again(chunk: Chunk, error: ExtractionError) -> None:

@@ -1,6 +1,7 @@
 """From a job and the command line to the settings of its parts: how to reach the source, when to give way, memory."""
 
 import os
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from extraction_worker.stream.admission import MemoryPlan, memory_limit, memory_
 
 _DEFAULT_MEMORY = 1 << 30
 _SMALLEST_BATCH = 64 * 1024
+_LONGEST_NAME = 63
+_POD = re.compile(r"-([0-9a-f]{8}-((?:lead|work|check)-.+))$")
+"""What the operator calls pods, after the name of their owner."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +72,16 @@ def source_settings(resolved: ResolvedSource, application_name: str, run: str = 
 
 
 def application_name(owner: DataSource | ExtractionJob, pod: str = "") -> str:
-    """Return ``extraction/NAMESPACE/NAME``, and ``/POD`` in a cluster, as far as the server shows it: 63 bytes."""
-    return f"extraction/{object_key(owner)}{'/' if pod else ''}{pod}"[:63]
+    """Return ``extraction/NAMESPACE/NAME``, and ``/POD`` in a cluster: 63 bytes at most, as the server shows no more.
+
+    Where that is too short, what the pod's name repeats of the job is left out, then the digits of the job's uid.
+    """
+    name = f"extraction/{object_key(owner)}"
+    if not pod:
+        return name[:_LONGEST_NAME]
+    made = _POD.search(pod)
+    names = [f"{name}/{part}" for part in ((pod, *made.groups()) if made is not None else (pod,))]
+    return next((found for found in names if len(found) <= _LONGEST_NAME), names[-1])[:_LONGEST_NAME]
 
 
 def cache_scope(source: DataSource) -> str:

@@ -8,7 +8,7 @@ import pydantic_core
 from pydantic import ValidationError
 
 from extraction_contract.models import DataSource, ExtractionJob
-from extraction_operator.plan.names import ATTEMPT, CHECK, GENERATION, NUMBER, OWNER_UID, ROLE
+from extraction_operator.plan.names import ATTEMPT, CHECK, GENERATION, NUMBER, OWNER_UID, QUEUE, ROLE
 from extraction_operator.plan.values import ChildJob, Container, Ending, Pod, Role
 
 Raw = Mapping[str, Any]
@@ -97,6 +97,7 @@ def parse_child(raw: Raw) -> ChildJob:
             ending_reason=condition.get("reason", ""),
             ending_message=condition.get("message", ""),
             ended_at=_time_of(condition),
+            queue=labels.get(QUEUE, ""),
         )
     except (KeyError, ValueError) as error:
         raise UnreadableError(f"Its labels aren't ours: {type(error).__name__} {error}") from None

@@ -84,6 +84,10 @@ def _of_lead(facts: Facts) -> Cause | None:
             return Cause(failure)
         text = f"Pod of {lead.name} ended without a word. What it did is found out by cleaning up."
         return Cause(Failure(Kind.TRANSIENT, "PodFailed", text))
+    if lead.queue and lead.suspended:
+        if facts.never_began:
+            return None
+        return _loss(facts, f"Kueue took the quota of Job {lead.name}, in queue {lead.queue}, for others.")
     if lead.suspended or facts.clean is not None:
         # We did that, for a reason that isn't there any more.
         return _loss(facts, f"Attempt {facts.attempt} was stopped.")

@@ -54,27 +54,33 @@ def lead_job(declared: Declared, *, parallelism: int, one_pod: bool, barred: boo
         spec["parallelism"] = 0
     name = child_name(declared.job.metadata.name, declared.uid, Role.LEAD, declared.attempt)
     labels = _labels(declared, Role.LEAD)
-    return _job(name, declared.job, labels, _owner_job(declared.job), spec, pod, _manifests(declared), _STAY)
+    job = _job(name, declared.job, labels, _owner_job(declared.job), spec, pod, _manifests(declared), _STAY)
+    queue = declared.job.metadata.labels.get(names.QUEUE, "")
+    return _queued(job, declared, queue) if queue and not barred else job
 
 
 def work_job(
     declared: Declared,
     *,
     number: int,
-    lead: tuple[str, str],
+    lead: tuple[str, str] | None,
     bundles: int,
     parallelism: int,
     plan_digest: str,
     beside_lead: bool,
+    queue: str = "",
 ) -> Json:
     """Return the worker Job: an index for each bundle.
 
     Parameters
     ----------
     lead
-        Name and uid of the lead Job, which owns it.
+        Name and uid of the lead Job, which owns it; without it the ExtractionJob does. Kueue takes what a queued Job
+        controls for a part of that, and gives it no quota of its own.
     beside_lead
         Keep the pods on the lead's node: the volume can be mounted on one only.
+    queue
+        The queue of Kueue's that it waits in.
     """
     settings = declared.settings
     environment = environment_of(declared) | {"EXTRACTION_BUNDLES": str(bundles), "EXTRACTION_PLAN_DIGEST": plan_digest}
@@ -104,8 +110,14 @@ def work_job(
     }  # fmt: skip
     name = child_name(declared.job.metadata.name, declared.uid, Role.WORK, declared.attempt, number)
     labels = _labels(declared, Role.WORK) | {names.NUMBER: str(number)}
-    owner = _owner("batch/v1", "Job", *lead)
-    return _job(name, declared.job, labels, owner, spec, pod, _manifests(declared), {})
+    owner = _owner("batch/v1", "Job", *lead) if lead is not None else _owner_job(declared.job)
+    job = _job(name, declared.job, labels, owner, spec, pod, _manifests(declared), {})
+    if not queue:
+        return job
+    if min(parallelism, bundles) > 1:
+        # One pod is enough to go on. (Kueue refuses this where there is no more than one.)
+        job["metadata"]["annotations"] = {names.LEAST_PODS: "1"}
+    return _queued(job, declared, queue)
 
 
 def clean_job(declared: Declared) -> Json:
@@ -150,6 +162,14 @@ def _labels(declared: Declared, role: Role) -> dict[str, str]:
     return _selector(declared, role) | {
         names.JOB: declared.job.metadata.name, names.MANAGED_BY: names.MANAGER
     }  # fmt: skip
+
+
+def _queued(job: Json, declared: Declared, queue: str) -> Json:
+    """Have a Job wait in a queue of Kueue's. Its pods don't get the labels: Kueue would queue them, too."""
+    job["metadata"]["labels"][names.QUEUE] = queue
+    if priority := declared.job.metadata.labels.get(names.QUEUE_PRIORITY):
+        job["metadata"]["labels"][names.QUEUE_PRIORITY] = priority
+    return job
 
 
 def _selector(declared: Declared, role: Role) -> dict[str, str]:

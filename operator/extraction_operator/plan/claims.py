@@ -94,6 +94,7 @@ def _used(jobs: tuple[ChildJob, ...], pool: int) -> int:
 
 
 def _pods(child: ChildJob) -> int:
-    """Return how many pods a Job may have."""
-    stopped = child.ending is not None or child.deleting or (child.suspended and child.suspended_since is not None)
+    """Return how many pods a Job may have. One that waits in a queue may have them at any moment."""
+    suspended = child.suspended and child.suspended_since is not None and not child.queue
+    stopped = child.ending is not None or child.deleting or suspended
     return child.terminating + (child.active if stopped else max(child.parallelism, child.active))

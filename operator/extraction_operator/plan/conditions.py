@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Literal
 
 from extraction_contract.meta import Condition
+from extraction_contract.models import ExtractionJob
 
 LONGEST = 600
 """Bytes of the message that people read, as JSON: of the condition Ready, and of an Event."""
@@ -45,6 +46,15 @@ def merge(
             )
         )
     return tuple(merged)
+
+
+def security(job: ExtractionJob) -> tuple[State, ...]:
+    """Return the warning about a store to which rows and keys travel in the clear; nothing where they don't."""
+    store = job.spec.sink.s3
+    if store is None or not (store.endpoint or "").startswith("http:"):
+        return ()
+    message = "Files travel in the clear: sink.s3.endpoint is a URL of http."
+    return (State("Secure", holds=False, reason="StoreWithoutTLS", message=message),)
 
 
 def find(conditions: Iterable[Condition], kind: str) -> Condition | None:

@@ -72,8 +72,9 @@ class Draft:
         if self._states is not None:
             changes["observed_generation"] = job.metadata.generation
             changes["conditions"] = conditions.merge(
-                job.status.conditions, self._states, generation=job.metadata.generation, now=now
-            )
+                job.status.conditions, (*self._states, *conditions.security(job)),
+                generation=job.metadata.generation, now=now,
+            )  # fmt: skip
         status = job.status.model_copy(update=changes)
         unchanged = status == job.status
         return JobDecision(

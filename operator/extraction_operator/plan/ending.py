@@ -19,6 +19,11 @@ from extraction_operator.plan.making import Maker
 from extraction_operator.plan.values import ChildJob, CreateJob, DeleteJob, Event, RemoveFinalizer, Role, ScaleJob
 
 
+def stop(job: ChildJob) -> DeleteJob | ScaleJob:
+    """Return the action after which a Job has no pods."""
+    return DeleteJob(job.name, job.uid) if job.queue else ScaleJob(job.name, job.uid, suspend=True)
+
+
 class Ending:
     """Takes the next step towards the end of an attempt."""
 
@@ -64,6 +69,7 @@ class Ending:
             seconds=seconds,
             consistency=published.consistency,
             verification=published.verification,
+            connections=published.connections,
         )
         before = self.status.progress or ProgressStatus()
         progress = before.model_copy(
@@ -125,15 +131,18 @@ class Ending:
     def stopped(self) -> bool:
         """Stop what still runs; return whether nothing does any more."""
         # Suspended and not deleted, so that failed pods stay for their logs. A suspended Job deletes the pods that
-        # haven't failed yet, and what they said with them.
-        running = [job for job in self.facts.running_jobs() if not job.suspended]
+        # haven't failed yet, and what they said with them. In a queue Kueue would let it go on.
+        running = [job for job in self.facts.running_jobs() if job.queue or not job.suspended]
         if self.facts.lead_is_failing:
             running = [job for job in running if job.role is not Role.LEAD]
-        self.draft.act(*(ScaleJob(job.name, job.uid, suspend=True) for job in running))
-        lead, plan = self.facts.lead, self.status.plan
+        lead, plan, queue = self.facts.lead, self.status.plan, self.facts.queue
         awaited = self.facts.phase in {"Running", "Suspended"} and self.status.workers and self.facts.workers is None
-        if awaited and lead is not None and not lead.deleting and plan is not None:
-            return self.bar(lambda maker: maker.workers(lead, plan, barred=True))
+        # What comes too late goes with the lead that owns it; in a queue nobody would stop it.
+        if awaited and plan is not None and (queue or (lead is not None and not lead.deleting)):
+            if not queue:
+                self.draft.act(*(stop(job) for job in running))
+            return self.bar(lambda maker: maker.workers(plan, barred=True))
+        self.draft.act(*(stop(job) for job in running))
         if self.facts.still_running:
             self.draft.again_in(self.facts.settings.busy_poll * 2)
             self.explain("Stopping", "pods are being stopped")

@@ -8,6 +8,7 @@ from typing import Literal
 from extraction_contract.messages import CleanMessage, PlanMessage, PublishMessage
 from extraction_contract.status import PlanStatus
 from extraction_operator.plan.conditions import shorten
+from extraction_operator.plan.names import QUEUE
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.values import FINALIZER, ChildJob, Ending, ObservedJob, Pod, Role
 
@@ -134,6 +135,23 @@ class Facts:
     def cleaned(self) -> bool:
         """Whether *clean* said that nothing is left."""
         return any(pod.said("clean", CleanMessage) is not None for pod in self.pods(Role.CLEAN))
+
+    @property
+    def queue(self) -> str:
+        """The queue of Kueue's that the attempt's Jobs are in; empty is none."""
+        # Whoever gave it to the lead: Kueue has a default for namespaces.
+        return self.lead.queue if self.lead is not None else self.seen.job.metadata.labels.get(QUEUE, "")
+
+    @property
+    def queued(self) -> ChildJob | None:
+        """A Job that waits in a queue of Kueue's for its quota."""
+        found = (job for job in (self.lead, self.workers) if job is not None and job.queue and job.suspended)
+        return next((job for job in found if job.ending is None and not job.deleting), None)
+
+    @property
+    def never_began(self) -> bool:
+        """Whether the lead waits in a queue, and the attempt hasn't begun."""
+        return self.queued is not None and self.queued.role is Role.LEAD and self.phase not in BEGUN
 
     @cached_property
     def barred(self) -> bool:

@@ -7,12 +7,12 @@ view that is known to be stale. How an attempt ends is in :mod:`extraction_opera
 from datetime import timedelta
 
 from extraction_contract.status import ProgressStatus
-from extraction_operator.plan import indexes
+from extraction_operator.plan import conditions, indexes
 from extraction_operator.plan.admission import NO_SOURCE, hindrance
 from extraction_operator.plan.causes import find_ending
 from extraction_operator.plan.conditions import in_progress
 from extraction_operator.plan.draft import Draft, unchanged
-from extraction_operator.plan.ending import Ending
+from extraction_operator.plan.ending import Ending, stop
 from extraction_operator.plan.facts import FINAL, Facts, ended_well
 from extraction_operator.plan.making import Maker
 from extraction_operator.plan.settings import Settings
@@ -33,6 +33,7 @@ from extraction_operator.plan.waiting import explain
 
 _LONGEST_INDEXES = 512
 _CANT_START = "PodCannotStart"
+_QUEUED = "Queued"
 _COLLECTED = timedelta(seconds=60)
 """Within this time Kubernetes has collected what was owned by what is gone."""
 
@@ -97,6 +98,9 @@ class _Deciding:
             Ending(self.facts, self.draft, ending).go()
         elif self.facts.lead is None:
             self.pending()
+        elif self.facts.never_began:
+            self.draft.change(phase="Pending", attempt=self.facts.attempt)
+            self.wait_in_queue(self.facts.lead)
         else:
             self.running()
         return self.draft.decision()
@@ -119,7 +123,7 @@ class _Deciding:
             # The worker Job goes with the lead that owns it, a moment later; it is deleted where it stays, because
             # somebody has orphaned it.
             orphaned = (kept_until or self.status.completion_time or self.seen.now) + _COLLECTED
-            going = [job for job in mine if job.role is not Role.WORK or orphaned <= self.seen.now]
+            going = [job for job in mine if job.role is not Role.WORK or job.queue or orphaned <= self.seen.now]
             self.draft.act(*(DeleteJob(job.name, job.uid) for job in going))
             if len(going) < len(mine):
                 self.draft.again_at(orphaned)
@@ -159,6 +163,9 @@ class _Deciding:
     def wait(self, reason: str, message: str) -> None:
         self.draft.say(in_progress(reason, message))
 
+    def wait_in_queue(self, job: ChildJob) -> None:
+        self.wait(_QUEUED, f"Job {job.name} waits for quota in Kueue's queue {job.queue}.")
+
     # While the lead is there -------------------------------------------------------------------------------------
 
     def running(self) -> None:
@@ -196,10 +203,9 @@ class _Deciding:
             self.draft.change(phase=phase, attempt=self.facts.attempt, next_attempt_time=None)
             self.draft.event(reason, message)
             self.draft.say(in_progress(reason, message))
-            store = self.spec.sink.s3
-            if phase == "Planning" and store is not None and (store.endpoint or "").startswith("http:"):
-                message = "Files travel in the clear: sink.s3.endpoint is a URL of http."
-                self.draft.event("StoreWithoutTLS", message, warning=True)
+            if phase == "Planning":
+                for found in conditions.security(self.seen.job):
+                    self.draft.event(found.reason, found.message, warning=True)
 
     def work(self) -> None:
         plan, workers = self.status.plan, self.facts.workers
@@ -214,8 +220,8 @@ class _Deciding:
                 self.draft.change(phase="Suspended")
                 self.draft.say(in_progress("Suspended", message))
                 self.draft.event("Suspended", message)
-            if workers is not None and not workers.suspended and not workers.deleting:
-                self.draft.act(ScaleJob(workers.name, workers.uid, suspend=True))
+            if workers is not None and not workers.deleting and (workers.queue or not workers.suspended):
+                self.draft.act(stop(workers))
             return
         if self.facts.phase != "Running":
             self.begin("Running", "Resumed", "Workers go on.")
@@ -223,6 +229,12 @@ class _Deciding:
             self.create_workers()
             return
         self.replace_lost_workers()
+        if workers.queue:
+            # How many pods and when is Kueue's to say.
+            if workers is self.facts.queued:
+                self.wait_in_queue(workers)
+            self.progress(workers.completed_indexes)
+            return
         wanted = self.facts.worker_pods(plan.bundles)
         scale = wanted if workers.parallelism != wanted and self.seen.grant.admitted else None
         resume = False if workers.suspended else None
@@ -244,15 +256,15 @@ class _Deciding:
         self.progress(f"0-{bundles - 1}")
 
     def create_workers(self) -> None:
-        plan, lead, source = self.status.plan, self.facts.lead, self.seen.source
-        if plan is None or lead is None:
+        plan, source = self.status.plan, self.seen.source
+        if plan is None or self.facts.lead is None:
             raise AssertionError("workers have a plan and a lead")
         if self.facts.older_workers:
             return  # it is being deleted in this very decision
         if source is None:
             self.wait(NO_SOURCE, "The DataSource was deleted: no worker can be made.")
             return
-        self.draft.act(Maker(self.facts, source).workers(lead, plan))
+        self.draft.act(Maker(self.facts, source).workers(plan))
 
     def replace_lost_workers(self) -> None:
         """Go on with another worker Job when pods of this one hang on a silent node: their indexes would, too."""
@@ -306,7 +318,7 @@ class _Deciding:
                 self.draft.say(in_progress(_CANT_START, found.text))
         elif found.ask:
             self.draft.act(LookForWarnings(found.ask))
-        elif self.draft.reason() in {_CANT_START, NO_SOURCE} and not found.waiting and not self.draft.said:
+        elif self.draft.reason() in {_CANT_START, NO_SOURCE, _QUEUED} and not found.waiting and not self.draft.said:
             self.draft.say(in_progress("Started", "The pods have started."))
         if found.waiting:
             self.draft.again_in(self.settings.explain_after)

@@ -7,7 +7,7 @@ from extraction_contract.status import PlanStatus
 from extraction_operator.plan import children
 from extraction_operator.plan.facts import Facts
 from extraction_operator.plan.pods import Declared, Json
-from extraction_operator.plan.values import ChildJob, CreateJob, Role
+from extraction_operator.plan.values import CreateJob, Role
 
 
 @dataclass(frozen=True)
@@ -37,17 +37,18 @@ class Maker:
         manifest = children.lead_job(self._declared, parallelism=parallelism, one_pod=one_pod, barred=barred)
         return _create(Role.LEAD, manifest)
 
-    def workers(self, lead: ChildJob, plan: PlanStatus, *, barred: bool = False) -> CreateJob:
+    def workers(self, plan: PlanStatus, *, barred: bool = False) -> CreateJob:
         """Return the creation of the worker Job."""
-        seen = self.facts.seen
+        seen, lead, queue = self.facts.seen, self.facts.lead, self.facts.queue
         manifest = children.work_job(
             self._declared,
             number=max(1, seen.job.status.workers),
-            lead=(lead.name, lead.uid),
+            lead=(lead.name, lead.uid) if lead is not None and not queue else None,
             bundles=plan.bundles,
             parallelism=0 if barred else self.facts.worker_pods(plan.bundles),
             plan_digest=plan.digest,
             beside_lead=seen.job.spec.sink.volume is not None and "ReadWriteMany" not in seen.claim_modes,
+            queue="" if barred else queue,
         )
         return _create(Role.WORK, manifest)
 

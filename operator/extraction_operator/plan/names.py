@@ -18,6 +18,16 @@ CHECK = f"{GROUP}/check"
 """Annotation of a DataSource: a new value asks for a check. Of a check's Job: the value that it answers."""
 MANIFESTS = f"{GROUP}/manifests"
 """Annotation of a pod: the manifests that it works on."""
+CONNECTIONS = f"{GROUP}/connections"
+"""Resource: sessions that a container has on the source, at most."""
+
+# Kueue's: https://kueue.sigs.k8s.io/docs/reference/labels-and-annotations/
+QUEUE = "kueue.x-k8s.io/queue-name"
+"""Label of a Job, which Kueue keeps suspended until its queue has room for it; of an ExtractionJob, for its Jobs."""
+QUEUE_PRIORITY = "kueue.x-k8s.io/priority-class"
+"""Label: the WorkloadPriorityClass of a Job in its queue."""
+LEAST_PODS = "kueue.x-k8s.io/job-min-parallelism"
+"""Annotation of a Job: with how few pods Kueue may start it."""
 
 _POD_NAME = 63
 _INDEX = len("-99999")

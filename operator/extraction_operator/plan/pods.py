@@ -56,6 +56,11 @@ def container_of(declared: Declared, command: str, environment: Mapping[str, str
     chosen = declared.job.spec.pod_template.resources
     if command in {"plan", "publish", "work"} and (chosen.requests or chosen.limits):
         container["resources"] = chosen.model_dump(mode="json", by_alias=True)
+    sessions = {"hold": 1, "plan": 1, "publish": declared.pool, "work": declared.pool}.get(command, 0)
+    if declared.settings.request_connections and sessions:
+        # As with every resource that Kubernetes doesn't know, what is requested is the limit.
+        for kind in ("requests", "limits"):
+            container["resources"].setdefault(kind, {})[names.CONNECTIONS] = str(sessions)
     mounts = container["volumeMounts"]
     if declared.settings.redis_secret and command in {"plan", "publish", "work"}:
         mounts.append({"name": "redis", "mountPath": f"{ETC}/redis", "readOnly": True})

@@ -46,5 +46,7 @@ class Settings:
     check_backoff_limit: float = 300.0
     redis_secret: str = ""
     """A Secret in each job's namespace with the URL of Redis; where it isn't there, pods do without. Empty is none."""
+    request_connections: bool = False
+    """Have containers request :data:`names.CONNECTIONS`, which nodes must advertise then."""
     busy_poll: float = 1.0
     """How soon to look again at something that no watch tells."""

@@ -93,6 +93,9 @@ class ChildJob:
     ending_message: str = ""
     ended_at: datetime | None = None
     """When the condition of its ending became true."""
+    queue: str = ""
+    """The queue of Kueue's that it is in: then ``spec.suspend`` is Kueue's alone, and so is ``spec.parallelism`` once
+    it is made; whoever wants to stop it deletes it. Empty is none."""
 
 
 @dataclass(frozen=True)

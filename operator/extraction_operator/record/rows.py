@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from extraction_contract.messages import BundleMessage, FailureMessage
+from extraction_contract.messages import BundleMessage, FailureMessage, PublishMessage
 from extraction_contract.models import DataSource
 from extraction_operator.plan.facts import FINAL
 from extraction_operator.plan.values import Container, Pod, Role
@@ -135,7 +135,7 @@ def source_rows(source: DataSource, *, cluster: str, seen: datetime, gone: bool 
 
 
 def pod_rows(pod: Pod, job_uid: str, job_created_at: str) -> Iterator[Row]:
-    """Yield what a pod of an ExtractionJob tells: a lead of its attempt, a worker that ended of its bundle."""
+    """Yield what a pod of an ExtractionJob tells: a lead of its attempt, whoever read that it ended with a bundle."""
     key = {"job_uid": job_uid, "job_created_at": job_created_at, "attempt": pod.attempt}
     if pod.role is Role.LEAD:
         planned = pod.container("plan")
@@ -148,17 +148,21 @@ def pod_rows(pod: Pod, job_uid: str, job_created_at: str) -> Iterator[Row]:
         if failure := next((failure for failure in failures if failure is not None), None):
             found |= {"reason": failure.reason, "message": _shorten(failure.message)}
         yield Row(ATTEMPTS, key | found)
+        publish, said = pod.container("publish"), pod.said("publish", PublishMessage)
+        if publish is not None and said is not None and said.work is not None:
+            # A plan of one bundle is worked by the lead.
+            yield Row(BUNDLES, key | _bundle(pod, publish, said.work))
     elif pod.role is Role.WORK and (work := pod.container("work")) is not None and work.exit_code is not None:
-        yield Row(BUNDLES, key | _bundle(pod, work))
+        yield Row(BUNDLES, key | _bundle(pod, work, pod.said("work", BundleMessage)))
 
 
-def _bundle(pod: Pod, work: Container) -> dict[str, object]:
+def _bundle(pod: Pod, work: Container, done: BundleMessage | None) -> dict[str, object]:
     found: dict[str, object] = {
         "bundle": pod.index or 0, "pod_uid": pod.uid, "pod": pod.name, "node": pod.node or None,
         "outcome": "Succeeded" if work.exit_code == 0 else "Failed", "exit_code": work.exit_code,
         "started_at": work.started_at, "finished_at": work.ended_at,
     }  # fmt: skip
-    if done := pod.said("work", BundleMessage):
+    if done is not None:
         found |= {
             "rows": done.rows, "bytes": done.bytes, "chunks": done.chunks, "reused_chunks": done.reused,
             "retries": done.retries, "seconds": done.seconds, "sessions": done.sessions,

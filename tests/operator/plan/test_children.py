@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,57 @@ def test_owners():
     assert owners == {"lead": ["ExtractionJob"], "work": ["Job"], "clean": [], "check": ["DataSource"]}
     [lead] = found["work"]["metadata"]["ownerReferences"]
     assert (lead["name"], lead["uid"], lead["controller"]) == ("lead-name", "lead-uid", True)
+
+
+def queued(**labels: str) -> Declared:
+    found = declared()
+    metadata = found.job.metadata.model_copy(update={"labels": {names.QUEUE: "night"} | labels})
+    return replace(found, job=found.job.model_copy(update={"metadata": metadata}))
+
+
+def in_queue(found: Declared, *, parallelism: int = 4) -> dict[str, Any]:
+    return work_job(
+        found, number=7, lead=None, bundles=12, parallelism=parallelism, plan_digest=DIGEST, beside_lead=False,
+        queue="night",
+    )  # fmt: skip
+
+
+def test_jobs_in_a_queue_of_kueues_are_its_own_and_their_pods_arent():
+    found = queued(**{names.QUEUE_PRIORITY: "low"})
+    jobs = children_of(found) | {"work": in_queue(found)}
+    labels = {kind: {name: value for name, value in job["metadata"]["labels"].items() if "kueue" in name}
+              for kind, job in jobs.items()}  # fmt: skip
+    mine = {"kueue.x-k8s.io/queue-name": "night", "kueue.x-k8s.io/priority-class": "low"}
+    assert labels == {"lead": mine, "work": mine, "clean": {}, "check": {}}
+    for job in jobs.values():
+        assert "kueue" not in json.dumps(job["spec"]["template"]["metadata"]["labels"])
+        assert "suspend" not in job["spec"], "that is Kueue's to say"
+    # Of a Job that a queued Job controls Kueue thinks that it has its quota already.
+    [owner] = jobs["work"]["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["controller"]) == ("ExtractionJob", True)
+    assert names.QUEUE_PRIORITY not in in_queue(queued())["metadata"]["labels"]
+
+
+def test_kueue_may_start_fewer_workers_but_not_fewer_than_one():
+    assert in_queue(queued())["metadata"]["annotations"] == {"kueue.x-k8s.io/job-min-parallelism": "1"}
+    assert "annotations" not in in_queue(queued(), parallelism=1)["metadata"], "Kueue refuses it"
+    assert "annotations" not in children_of(declared())["work"]["metadata"]
+
+
+def test_a_barred_lead_isnt_queued():
+    assert names.QUEUE not in lead_job(queued(), parallelism=1, one_pod=False, barred=True)["metadata"]["labels"]
+
+
+def test_connections_are_a_resource_where_that_is_wanted():
+    """A pod's request is that of its sidecar, and the greater of what goes on beside it: planning or reading."""
+    for found in (declared(), SHAPES["template"]):
+        metered = replace(found, settings=replace(SETTINGS, request_connections=True))
+        for kind, job in children_of(metered).items():
+            for name, container in containers_of(job).items():
+                wanted = {"hold": "1", "plan": "1", "publish": "3", "work": "3"}.get(name)
+                for part in ("requests", "limits"):
+                    assert container["resources"][part].get("extraction-operator.io/connections") == wanted, kind
+        assert "connections" not in json.dumps([pod_of(job) for job in children_of(found).values()])
 
 
 def test_a_clean_up_goes_by_itself_as_nobody_owns_it():

@@ -3,6 +3,7 @@
 import pytest
 
 from extraction_contract.base import API_VERSION
+from extraction_contract.status import ConnectionCounts
 from extraction_operator.plan.values import (
     FINALIZER,
     AddFinalizer,
@@ -94,6 +95,41 @@ def test_a_job_of_several_bundles_goes_through_its_phases():
     decision = world.step()
     assert actions(decision, RemoveFinalizer)
     assert [action.name for action in actions(decision, DeleteJob)] == [world.jobs[0].name], "workers go with it"
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "warned"), [("http://minio:9000", True), ("https://minio:9000", False), (None, False)]
+)
+def test_a_store_that_is_reached_without_tls_is_warned_of_as_long_as_the_job_lives(endpoint, warned):
+    sink = {"s3": {"bucket": "lake", "endpoint": endpoint, "credentialsSecretRef": {"name": "lake"}}}
+
+    def secure(status):
+        return [(c.status, c.reason) for c in status.conditions if c.type == "Secure"]
+
+    expected = [("False", "StoreWithoutTLS")] if warned else []
+    world = World.pending(sink=sink)
+    world.step()
+    world.add_job(Role.LEAD, active=1)
+    world.add_pod(Role.LEAD, running("hold"), running("plan"))
+    decision = world.step()
+    events = [event for event in decision.events if event.reason == "StoreWithoutTLS"]
+    assert [event.warning for event in events] == [True] * warned
+    assert secure(decision.status) == expected
+    world.lead_says(PUBLISHED)
+    decision = world.step()
+    assert decision.status.phase == "Succeeded"
+    assert secure(decision.status) == expected
+    assert "StoreWithoutTLS" not in reasons(decision), "it is told once"
+    assert kstatus(decision.status, generation=1) == "Current"
+
+
+def test_what_the_pods_did_with_connections_is_part_of_the_result():
+    did = ConnectionCounts(opened=4, checkouts=100, reuses=96, waits=4)
+    world = World.publishing()
+    world.lead_says(PUBLISHED.model_copy(update={"connections": did}))
+    result = world.step().status.result
+    assert result is not None
+    assert result.connections == did
 
 
 def test_a_plan_of_one_bundle_is_worked_by_the_lead():

@@ -36,12 +36,14 @@ class HostileWorld(RuleBasedStateMachine):
         rounds=st.integers(0, 10),
         source_returns=st.booleans(),
         then=st.sampled_from(["", "", "", "", "", "cancel", "delete", "child"]),
+        queue=st.sampled_from(["", "", "night"]),
     )
     def begin(
-        self, preconditions: bool, consistency: str, on_loss: str, rounds: int, source_returns: bool, then: str
-    ) -> None:
+        self, preconditions: bool, consistency: str, on_loss: str, rounds: int, source_returns: bool, then: str,
+        queue: str,
+    ) -> None:  # fmt: skip
         self.cluster = Cluster(
-            consistency=consistency, snapshot={"onLoss": on_loss}, activeDeadlineSeconds=5000,
+            queue, consistency=consistency, snapshot={"onLoss": on_loss}, activeDeadlineSeconds=5000,
             ttlSecondsAfterFinished=100,
         )  # fmt: skip
         self.source_returns = source_returns
@@ -60,6 +62,7 @@ class HostileWorld(RuleBasedStateMachine):
 
     @rule(role=ROLES, outcome=st.sampled_from(["good", "good", "good", *OUTCOMES]))
     def proceed(self, role: Role | None, outcome: str) -> None:
+        self.kueue_gives_quota()
         self.controllers()
         for name in [pod.name for pod in self.cluster.pods.values() if pod.role is role]:
             self.cluster.run_pod(name, outcome)
@@ -71,6 +74,16 @@ class HostileWorld(RuleBasedStateMachine):
     @rule(role=ROLES)
     def go_well(self, role: Role | None) -> None:
         self.proceed(role, "good")
+
+    @rule()
+    def kueue_gives_quota(self) -> None:
+        for name in list(self.cluster.children):
+            self.cluster.set_quota(name, given=True)
+
+    @rule(index=INDEX)
+    def kueue_takes_quota(self, index: int) -> None:
+        if names := sorted(self.cluster.children):
+            self.cluster.set_quota(names[index % len(names)], given=False)
 
     @rule()
     def controllers(self) -> None:
@@ -222,6 +235,7 @@ class HostileWorld(RuleBasedStateMachine):
         still = 0
         for _ in range(STEPS_TO_THE_END):
             before = len(cluster.log)
+            self.kueue_gives_quota()
             self.controllers()
             for name in list(cluster.pods):
                 cluster.run_pod(name)

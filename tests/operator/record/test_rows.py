@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from extraction_contract.messages import BundleMessage, FailureMessage
+from extraction_contract.messages import BundleMessage, FailureMessage, PublishMessage
 from extraction_contract.models import DataSource
 from extraction_operator.cluster.parse import parse_pod
 from extraction_operator.plan.values import Pod
@@ -195,6 +195,18 @@ def test_a_lead_tells_of_its_attempt():
     (row,) = of_pod(parse_pod(raw))
     assert row["planned_at"].isoformat() == "2026-11-22T06:00:20+00:00"
     assert (row["reason"], row["node"]) == ("OutOfMemory", "node-1")
+
+
+def test_a_lead_that_read_the_plan_itself_is_a_bundle_too():
+    said = PublishMessage(
+        rows=500, bytes=9, files=1, digest="0" * 32, manifest="s3://lake/x", plan_digest="0" * 32,
+        consistency="Snapshot", verification="Written", work=BUNDLE.model_copy(update={"bundle": 0}),
+    )  # fmt: skip
+    ended = {"exitCode": 0, "finishedAt": "2026-11-22T06:00:20Z", "message": said.encode()}
+    raw = pod(uid=uid("lead"), status={"containerStatuses": [{"name": "publish", "state": {"terminated": ended}}]})
+    _, row = of_pod(parse_pod(raw))
+    assert (row["bundle"], row["rows"], row["sessions"], row["session_reuses"]) == (0, 500, 2, 7)
+    assert (row["outcome"], row["pod"]) == ("Succeeded", parse_pod(raw).name)
 
 
 def test_pods_of_other_roles_tell_nothing():

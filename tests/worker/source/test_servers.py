@@ -5,7 +5,8 @@ import shutil
 import signal
 import subprocess
 import threading
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
@@ -16,10 +17,12 @@ from cryptography.x509.oid import NameOID
 
 from extraction_worker.demo.postgres import PostgresServer, embedded_binaries, postgres_server
 from extraction_worker.errors import ExtractionError, SnapshotLost, SourceNotPinned, TLSFailed
+from extraction_worker.source.danger import Judge, Lookout, Protection
 from extraction_worker.source.identity import check_identity
 from extraction_worker.source.lease import LeaseLimits, LockTarget, SnapshotLease
 from extraction_worker.source.session import ReadSession, begin, connect, read_identity
 from extraction_worker.source.settings import Credentials, SourceSettings
+from support.databases import wait_until
 from support.plans import make_plan
 
 
@@ -67,42 +70,80 @@ def test_a_holder_whose_server_crashes_is_a_lost_snapshot():
         lease.release()
 
 
-def test_a_standby_is_not_taken_for_its_primary(tmp_path):
-    with postgres_server(settings={"wal_level": "replica", "max_wal_senders": "3"}) as primary:
-        standby = PostgresServer(
-            embedded_binaries(), primary.folder.parent / "standby", {"hot_standby": "on"}, password=primary.password
+@contextmanager
+def standby_of(primary: PostgresServer, **settings: str) -> Iterator[PostgresServer]:
+    """Start a standby of a server; ``t`` has one row when it is taken."""
+    standby = PostgresServer(
+        embedded_binaries(), primary.folder.parent / "standby", {"hot_standby": "on"} | settings,
+        password=primary.password,
+    )  # fmt: skip
+    standby.folder.mkdir()
+    if identity := primary._identity():
+        shutil.chown(standby.folder, identity["user"])
+    with psycopg.connect(primary.conninfo(), autocommit=True) as admin:
+        admin.execute("CREATE TABLE t AS SELECT 1 AS id")
+    subprocess.run(
+        [
+            embedded_binaries() / "pg_basebackup", "-D", standby.data, "-R", "-X", "stream", "-c", "fast",
+            "-d", primary.conninfo(),
+        ],
+        check=True, capture_output=True, **primary._identity(),
+    )  # fmt: skip
+    try:
+        standby.start()
+        yield standby
+    finally:
+        standby.stop()
+
+
+REPLICATED = {"wal_level": "replica", "max_wal_senders": "3"}
+
+
+def test_a_standby_is_not_taken_for_its_primary():
+    with (
+        postgres_server(settings=REPLICATED) as primary,
+        standby_of(primary) as standby,
+        closing(connect(settings_for(primary))) as holder,
+    ):
+        begin(holder, settings_for(primary))
+        [snapshot_id] = holder.execute("SELECT pg_export_snapshot()").fetchone()
+        plan = make_plan(identity=read_identity(holder, snapshot_id), locks=())
+        # The same id on the standby, held by somebody else.
+        with closing(connect(settings_for(standby))) as other:
+            begin(other, settings_for(standby))
+            [theirs] = other.execute("SELECT pg_export_snapshot()").fetchone()
+            swapped = plan.identity.model_copy(update={"snapshot_id": theirs})
+            settings = settings_for(standby)
+            with (
+                ReadSession(connect(settings), settings) as session,
+                pytest.raises(SourceNotPinned, match="one server"),
+            ):
+                session.begin(plan.model_copy(update={"identity": swapped}))
+
+
+def test_a_standby_that_is_behind_is_seen_from_both_sides_within_one_transaction():
+    with (
+        postgres_server(settings=REPLICATED) as primary,
+        standby_of(primary, recovery_min_apply_delay="2s") as standby,
+        psycopg.connect(primary.conninfo(), autocommit=True) as application,
+        closing(connect(settings_for(primary))) as here,
+        closing(connect(settings_for(standby))) as there,
+    ):
+        lookout = Lookout(pytest.fail)
+        for connection in (here, there):
+            begin(connection, settings_for(primary))
+
+        def lag_from(connection) -> float:
+            application.execute("INSERT INTO t VALUES (2)")
+            return lookout.look(connection, holds=False).lag or 0.0
+
+        wait_until(lambda: lag_from(here) >= 1)
+        assert lookout.look(here, holds=False).replica == "walreceiver"
+        wait_until(lambda: lag_from(there) >= 1)
+        behind = lookout.look(there, holds=False)
+        assert (
+            Judge(Protection(slow_at_replication_lag=1)).reason_to_slow(behind).startswith("Replica of the source is")
         )
-        standby.folder.mkdir()
-        if identity := primary._identity():
-            shutil.chown(standby.folder, identity["user"])
-        subprocess.run(
-            [
-                embedded_binaries() / "pg_basebackup", "-D", standby.data, "-R", "-X", "stream", "-c", "fast",
-                "-d", primary.conninfo(),
-            ],
-            check=True, capture_output=True, **primary._identity(),
-        )  # fmt: skip
-        with psycopg.connect(primary.conninfo(), autocommit=True) as admin:
-            admin.execute("CREATE TABLE t AS SELECT 1 AS id")
-        try:
-            standby.start()
-            with closing(connect(settings_for(primary))) as holder:
-                begin(holder, settings_for(primary))
-                [snapshot_id] = holder.execute("SELECT pg_export_snapshot()").fetchone()
-                plan = make_plan(identity=read_identity(holder, snapshot_id), locks=())
-                # The same id on the standby, held by somebody else.
-                with closing(connect(settings_for(standby))) as other:
-                    begin(other, settings_for(standby))
-                    [theirs] = other.execute("SELECT pg_export_snapshot()").fetchone()
-                    swapped = plan.identity.model_copy(update={"snapshot_id": theirs})
-                    settings = settings_for(standby)
-                    with (
-                        ReadSession(connect(settings), settings) as session,
-                        pytest.raises(SourceNotPinned, match="one server"),
-                    ):
-                        session.begin(plan.model_copy(update={"identity": swapped}))
-        finally:
-            standby.stop()
 
 
 # TLS --------------------------------------------------------------------------------------------------------------

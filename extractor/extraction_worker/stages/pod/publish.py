@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from extraction_contract.messages import BundleMessage, PublishMessage
+from extraction_contract.status import ConnectionCounts
 from extraction_worker.errors import ExtractionError, SnapshotLost, Transient
 from extraction_worker.model import ChunkResult, Plan
 from extraction_worker.sink.abc import Sink
@@ -36,7 +37,7 @@ def run(invocation: Invocation) -> PublishMessage:
     pod = JobPod.load(invocation)
     sink = pod.sink()
     manifest = pod.published(sink)
-    work, held_seconds = None, None
+    work, held_seconds, connections = None, None, None
     if manifest is not None:
         # What a publisher that died had begun is finished.
         manifest = sink.publish(manifest)
@@ -54,10 +55,11 @@ def run(invocation: Invocation) -> PublishMessage:
             held = pod.holder()
             held.release()
             held_seconds = (datetime.now(UTC) - held.snapshot().taken_at).total_seconds()
+        connections = _connections(results)
         invocation.stop.check()
         manifest = publish(plan, pod.name, results, sink, writer=pod.environment.pod_uid)
         invocation.log.info("published", rows=manifest.rows, bytes=manifest.bytes, files=len(manifest.parts))
-    message = _with_counts(publish_message(manifest, sink), work, held_seconds)
+    message = _with_counts(publish_message(manifest, sink), work, held_seconds, connections)
     # What stays now is litter, and no reason to fail.
     with contextlib.suppress(ExtractionError):
         sink.discard()
@@ -71,10 +73,21 @@ def _own_plan(pod: JobPod, sink: Sink) -> Plan:
     return plan
 
 
-def _with_counts(message: PublishMessage, work: BundleMessage | None, held_seconds: float | None) -> PublishMessage:
+def _connections(results: Sequence[ChunkResult]) -> ConnectionCounts | None:
+    """Return what the pools of all that read did; None where nobody counted."""
+    counted = [result.connections for result in results if result.connections is not None]
+    return sum(counted, ConnectionCounts()) if counted else None
+
+
+def _with_counts(
+    message: PublishMessage,
+    work: BundleMessage | None,
+    held_seconds: float | None,
+    connections: ConnectionCounts | None,
+) -> PublishMessage:
     """Return the message with what is counted about the attempt, unless that is too much for its length."""
     seconds = round(max(held_seconds, 0.0), 3) if held_seconds is not None else None
-    full = message.model_copy(update={"work": work, "snapshot_seconds": seconds})
+    full = message.model_copy(update={"work": work, "snapshot_seconds": seconds, "connections": connections})
     try:
         full.encode()
     except ValueError:
