@@ -1,5 +1,6 @@
 """A PostgreSQL with an empty record, as durable as a real one."""
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,3 +29,37 @@ def recorded() -> Iterator[tuple[Place, psycopg.Connection[tuple[Any, ...]]]]:
         upgrade(place)
         with psycopg.connect(server.conninfo(), autocommit=True) as connection:
             yield place, connection
+
+
+class Cpu:
+    """What a server has taken: its processes that are there, and those that have ended.
+
+    Parameters
+    ----------
+    postmaster
+        Its first process.
+    """
+
+    def __init__(self, postmaster: int) -> None:
+        self._postmaster = postmaster
+
+    def seconds(self) -> float:
+        """Return CPU seconds so far, of user and system."""
+        ticks = 0
+        for entry in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                # The name in parentheses may have blanks.
+                pid, fields = int(entry.parent.name), entry.read_text().rpartition(")")[2].split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if pid == self._postmaster:
+                ticks += sum(map(int, fields[11:15]))
+            elif int(fields[1]) == self._postmaster:
+                ticks += sum(map(int, fields[11:13]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def data_directory(connection: psycopg.Connection[tuple[Any, ...]]) -> Path:
+    """Return where a server on this machine keeps its data."""
+    found = connection.execute("SHOW data_directory").fetchone()
+    return Path(found[0] if found else "")

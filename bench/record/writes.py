@@ -1,33 +1,43 @@
-"""Changes through the recorder, as the store tells them, against one transaction for each change."""
+"""Changes through the recorder, as the store tells them, against one transaction for each change.
+
+Told and written at the same time, as in the operator: one process and one connection, so about one core each. What a
+change costs both in CPU is counted, too: unlike the rate it hardly depends on what else a machine does.
+"""
 
 import asyncio
 import json
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.support.history import generate
 
-from bench.record.server import recorded
+from bench.record.server import Cpu, data_directory, recorded
 from extraction_operator.cluster.parse import as_document
 from extraction_operator.config import RecordConfig
 from extraction_operator.record.recorder import Recorder
 from extraction_record.connection import Place
 
+Told = tuple[str, str, bytes]
+"""What the store tells of a job: its uid, its creation, its document."""
 _BEGIN = datetime(2026, 11, 2, tzinfo=UTC)
+_MOST_WAITING = 12_000
+"""Rows: fewer than there are jobs, so that no two changes of one meet in the spool and none is saved by coalescing."""
 _PHASES = ("", "Pending", "Planning", "Running", "Running", "Running", "Publishing", "Succeeded")
 
 
 class _Counted:
-    flushes = 0
-    rows = 0
+    def __init__(self) -> None:
+        self.flushes = 0
+        self.tables: Counter[str] = Counter()
 
     def record_flushed(self, rows: Mapping[str, int], seconds: float) -> None:  # noqa: ARG002
         """Count."""
         self.flushes += 1
-        self.rows += sum(rows.values())
+        self.tables.update(rows)
 
     def record_failed(self, seconds: float) -> None:  # noqa: ARG002
         """End: a benchmark that couldn't write measures nothing."""
@@ -43,15 +53,20 @@ def run(*, jobs: int, changes: int, singly: int, history: int) -> tuple[list[str
     with recorded() as (place, connection):
         generate(connection, jobs=history, sources=1000, months=3, end=datetime(2026, 11, 1, tzinfo=UTC))
         print(f"Generated {history:,} jobs.", flush=True)
+        postmaster = Cpu(int((data_directory(connection) / "postmaster.pid").read_text().split()[0]))
         told = [list(_changes(number, changes)) for number in range(jobs)]
         # All jobs go through their phases side by side: a change of each, then the next of each.
         order = [told[number][step] for step in range(changes) for number in range(jobs)]
-        seconds, counted, interval_seconds, interval = asyncio.run(_batched(place, order, jobs))
+        cpu, server_cpu = time.process_time(), postmaster.seconds()
+        seconds, counted = asyncio.run(_at_once(place, order))
+        micros = [(now - then) * 1e6 / len(order) for now, then in
+                  ((time.process_time(), cpu), (postmaster.seconds(), server_cpu))]  # fmt: skip
+        paced_rate, paced = asyncio.run(_paced(place, _of_others(order), len(order) / seconds * 0.8))
         recorded_jobs = connection.execute(
             "SELECT count(*) FROM extraction.jobs WHERE created_at >= %s AND phase = 'Succeeded'", (_BEGIN,)
         ).fetchone()
-        if recorded_jobs is None or recorded_jobs[0] != 2 * jobs:
-            raise RuntimeError(f"{recorded_jobs} of {2 * jobs} jobs were recorded")
+        if recorded_jobs is None or recorded_jobs[0] != 2 * jobs or counted.tables["jobs"] != len(order):
+            raise RuntimeError(f"{recorded_jobs} of {2 * jobs} jobs were recorded, {counted.tables}")
         some = [list(_changes(jobs + number, changes)) for number in range(-(-singly // changes))]
         alone = [found[step] for step in range(changes) for found in some][:singly]
         single_seconds, single = asyncio.run(_one_by_one(place, alone))
@@ -62,51 +77,74 @@ def run(*, jobs: int, changes: int, singly: int, history: int) -> tuple[list[str
         "| | changes/s | transactions | changes a transaction |",
         "|---|--:|--:|--:|",
         f"| full batches | {rate:,.0f} | {counted.flushes:,} | {len(order) / counted.flushes:,.0f} |",
-        f"| a flush a second | {interval_seconds:,.0f} | {interval.flushes:,} | {len(order) / interval.flushes:,.0f} |",
+        f"| a flush a second | {paced_rate:,.0f} | {paced.flushes:,} | {len(order) / paced.flushes:,.0f} |",
         f"| one by one | {single_rate:,.0f} | {single.flushes:,} | {len(alone) / single.flushes:,.2f} |",
         "",
         f"× {rate / single_rate:,.1f} changes a second, × {len(order) / counted.flushes:,.0f} fewer transactions.",
+        f"CPU of a change: {micros[0]:.0f} µs in the operator, {micros[1]:.0f} µs in the server.",
     ]
-    return lines, {"rate": rate, "single_rate": single_rate, "transactions": counted.flushes, "rows": counted.rows}
+    return lines, {
+        "rate": rate, "paced_rate": paced_rate, "single_rate": single_rate, "transactions": counted.flushes,
+        "rows": dict(counted.tables), "operator_microseconds": micros[0], "server_microseconds": micros[1],
+    }  # fmt: skip
 
 
-async def _batched(
-    place: Place, order: list[tuple[str, str, bytes]], jobs: int
-) -> tuple[float, _Counted, float, _Counted]:
-    """Write everything in full batches: no two changes of a job meet in the spool, so none is saved by coalescing."""
+async def _at_once(place: Place, order: list[Told]) -> tuple[float, _Counted]:
+    """Write everything as fast as it goes."""
     counted = _Counted()
     recorder = Recorder(RecordConfig(place, "bench", 1 << 30), (), counted)
+
+    async def tell() -> None:
+        for at in range(0, len(order), 100):
+            while len(recorder.spool) > _MOST_WAITING:
+                await asyncio.sleep(0.001)
+            for change in order[at : at + 100]:
+                recorder.job(*change)
+            await asyncio.sleep(0)
+
     begin = time.monotonic()
-    step = min(5_000, jobs)
-    for at in range(0, len(order), step):
-        for change in order[at : at + step]:
-            recorder.job(*change)
+    telling = asyncio.create_task(tell())
+    while not telling.done() or recorder.spool:
         await recorder.flush()
+        await asyncio.sleep(0)
+    await telling
     seconds = time.monotonic() - begin
     await recorder.close()
-    # The same changes of other jobs at the rate that was reached, with the operator's interval.
-    paced = _Counted()
-    recorder = Recorder(RecordConfig(place, "bench", 1 << 30), (), paced)
-    other = [(str(uuid.uuid5(uuid.NAMESPACE_OID, uid)), created, document) for uid, created, document in order]
-    other = [(uid, created, _renamed(document, uid)) for uid, created, document in other]
-    rate = len(order) / seconds * 0.8
-    start, at, next_flush = time.monotonic(), 0, 1.0
-    while at < len(other):
-        due = min(len(other), int((time.monotonic() - start) * rate) + 1)
-        for change in other[at:due]:
-            recorder.job(*change)
-        at = due
-        if time.monotonic() - start >= next_flush:
-            await recorder.flush()
-            next_flush += 1.0
-        await asyncio.sleep(0.005)
-    await recorder.flush()
-    took = time.monotonic() - start
+    return seconds, counted
+
+
+async def _paced(place: Place, order: list[Told], rate: float) -> tuple[float, _Counted]:
+    """Write at a rate, with the operator's interval; return the rate that it was."""
+    counted = _Counted()
+    recorder = Recorder(RecordConfig(place, "bench", 1 << 30), (), counted)
+    start, at = time.monotonic(), 0
+
+    async def tell() -> None:
+        nonlocal at
+        while at < len(order):
+            due = min(len(order), int((time.monotonic() - start) * rate) + 1)
+            for change in order[at:due]:
+                recorder.job(*change)
+            at = due
+            await asyncio.sleep(0.005)
+
+    telling = asyncio.create_task(tell())
+    while not telling.done() or recorder.spool:
+        await asyncio.sleep(1.0)
+        await recorder.flush()
+    await telling
+    seconds = time.monotonic() - start
     await recorder.close()
-    return seconds, counted, len(other) / took, paced
+    return len(order) / seconds, counted
 
 
-async def _one_by_one(place: Place, order: list[tuple[str, str, bytes]]) -> tuple[float, _Counted]:
+def _of_others(order: list[Told]) -> list[Told]:
+    """Return the same changes of other jobs."""
+    other = [(str(uuid.uuid5(uuid.NAMESPACE_OID, uid)), created, document) for uid, created, document in order]
+    return [(uid, created, _renamed(document, uid)) for uid, created, document in other]
+
+
+async def _one_by_one(place: Place, order: list[Told]) -> tuple[float, _Counted]:
     counted = _Counted()
     recorder = Recorder(RecordConfig(place, "bench", 1 << 30), (), counted)
     begin = time.monotonic()
@@ -124,7 +162,7 @@ def _renamed(document: bytes, uid: str) -> bytes:
     return as_document(job)
 
 
-def _changes(number: int, count: int) -> Iterator[tuple[str, str, bytes]]:
+def _changes(number: int, count: int) -> Iterator[Told]:
     """Yield what the store tells of one job: its uid, its creation, and its document at each change."""
     uid, created = str(uuid.uuid5(uuid.NAMESPACE_URL, str(number))), _BEGIN + timedelta(seconds=number % 86_400)
     for step in range(count):

@@ -67,6 +67,13 @@ class SourceProof(Contract):
     """Percentage of the chunks, chosen by a seed from the plan."""
 
 
+class Reuse(Contract):
+    """Taking the result of an earlier job that read the same, instead of reading it again."""
+
+    max_age: Annotated[Duration, Lasts("1s", "15m")] = Duration("15m")
+    """Not a result that was published longer ago."""
+
+
 class ExtractionJobSpec(Contract):
     """What to extract, how, and to where. Cannot change, except where it says so."""
 
@@ -113,6 +120,10 @@ class ExtractionJobSpec(Contract):
     byte. ``Decoded``: the files decode to what was read. ``Source``: the server computes the same sums."""
     source_proof: SourceProof | None = None
     """How much ``verification: Source`` covers; unset is all."""
+    reuse: Reuse | None = None
+    """Copy the files of an earlier job that read the same from this DataSource into the same bucket or volume and had
+    this set, too, while nothing at all was written to the source since; unset is never. Needs Redis; without it, and
+    whenever anything is in doubt, the job reads the source."""
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] = 86_400
     """The job fails when it isn't done after this time."""
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] = 86_400

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, ValidationError
 
 from extraction_contract.base import Contract
-from extraction_contract.status import ConnectionCounts, Count, Digest, PlanStatus
+from extraction_contract.status import ConnectionCounts, Count, Digest, PlanStatus, ReusedStatus
 
 MAX_BYTES = 2000
 """Of a message, encoded."""
@@ -144,6 +144,8 @@ class PublishMessage(Message):
     """Of all pods that read, until the last chunk of each."""
     work: BundleMessage | None = None
     """What *publish* read itself, where the plan was one bundle."""
+    reused: ReusedStatus | None = None
+    """Whose result was taken instead of reading."""
 
 
 class CleanMessage(Message):

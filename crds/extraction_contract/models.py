@@ -7,6 +7,7 @@ from extraction_contract.job import (
     ExtractionJob,
     ExtractionJobSpec,
     Partitioning,
+    Reuse,
     Snapshot,
     SourceProof,
 )
@@ -26,13 +27,20 @@ from extraction_contract.source import (
     Pool,
     ServerStatus,
 )
-from extraction_contract.status import ExtractionJobStatus, PlanStatus, ProgressStatus, ResultStatus
+from extraction_contract.status import (
+    ExtractionJobStatus,
+    PlanStatus,
+    ProgressStatus,
+    ResultStatus,
+    ReusedStatus,
+)
 
 __all__ = [
     "API_VERSION", "DEFAULT_NAMESPACE", "GROUP", "VERSION",
     "CASecretRef", "Condition", "Connection", "Contract", "DataSource", "DataSourceRef", "DataSourceSpec",
     "DataSourceStatus", "Duration", "ExtractionJob", "ExtractionJobSpec", "ExtractionJobStatus", "FileFormat",
     "Limits", "Mask", "MaskKeyRef", "Metadata", "Partitioning", "PlanStatus", "PodTemplate", "Policy", "Pool",
-    "ProgressStatus", "Quantity", "ResourceRequirements", "ResultStatus", "Rule", "S3Sink", "Secret", "SecretRef",
+    "ProgressStatus", "Quantity", "ResourceRequirements", "ResultStatus", "Reuse", "ReusedStatus",
+    "Rule", "S3Sink", "Secret", "SecretRef",
     "ServerStatus", "Sink", "Snapshot", "SourceProof", "Toleration", "VolumeSink",
 ]  # fmt: skip

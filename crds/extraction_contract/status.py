@@ -76,6 +76,17 @@ class ConnectionCounts(Contract):
         return ConnectionCounts(**{name: getattr(self, name) + sign * getattr(other, name) for name in names})
 
 
+class ReusedStatus(Contract):
+    """Whose result was taken."""
+
+    job: Annotated[str, Field(max_length=128)]
+    """``NAMESPACE/NAME``."""
+    run: Annotated[str, Field(max_length=192)]
+    """Its run: the job's uid and the attempt."""
+    published_at: datetime
+    """When that was published."""
+
+
 class ResultStatus(Contract):
     """What was published."""
 
@@ -97,6 +108,8 @@ class ResultStatus(Contract):
     """How much was proven."""
     connections: ConnectionCounts | None = None
     """What it took to read the chunks; unset where nobody knows any more."""
+    reused: ReusedStatus | None = None
+    """Whose files these are copies of, where nothing was read; unset is nobody's."""
 
 
 _ENDED = "has(oldSelf.phase) && oldSelf.phase in ['Succeeded', 'Failed', 'Cancelled']"

@@ -93,6 +93,7 @@ def run(
             request_connections=request_connections,
         ),
         identity=identity,
+        pod=_own_pod(),
         namespaces=namespaces,
         election=election,
         kubeconfig=kubeconfig,
@@ -149,6 +150,11 @@ def release_finalizers(
 
 main.add_command(record)
 main.add_command(history)
+
+
+def _own_pod() -> Key | None:
+    namespace, name = _own_namespace(), os.environ.get("HOSTNAME", "")
+    return Key(namespace, name) if namespace and name else None
 
 
 def _own_namespace() -> str:

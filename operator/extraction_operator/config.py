@@ -53,6 +53,8 @@ class Config:
     """Between two comparisons of the store by LIST."""
     flush_seconds: float = 1.0
     """Between two batches of statuses, and of the record."""
+    pod: Key | None = None
+    """The pod of this process; None outside of a cluster."""
     record: RecordConfig | None = None
     """Where what happens is recorded; None is nowhere."""
     redis_url_file: Path | None = None

@@ -24,6 +24,7 @@ from extraction_operator.cluster.kinds import Kind
 from extraction_operator.cluster.leader import ApiLeases, Elector, LostLeaseError
 from extraction_operator.cluster.login import USER_AGENT, Login, log_in
 from extraction_operator.cluster.lookups import Lookups
+from extraction_operator.cluster.own_pod import OwnPod, PodCondition
 from extraction_operator.cluster.status import Draft, Statuses
 from extraction_operator.cluster.switch import Switch
 from extraction_operator.cluster.warnings import Warnings
@@ -185,8 +186,25 @@ class Operator:
         self._spawn(self._events.run(), "events")
         if self._recorder is not None:
             self._spawn(self._recorder.lead(self._store, self._config.flush_seconds), "record")
+            if self._config.pod is not None:
+                own = OwnPod(self._api, self._events, self._config.pod)
+                self._spawn(self._tell_of(self._recorder, own), "own pod")
         self._spawn(self._live.run(self._store.reading, self._workers.add, self._config.live_seconds), "live")
         await self._unless(holding, self._workers.run())
+
+    async def _tell_of(self, recorder: "Recorder", own: OwnPod) -> None:
+        """Say by a condition whether the record keeps up, for as long as this replica leads."""
+        failed = False
+        while True:
+            found = recorder.keeping_up
+            try:
+                await own.tell(PodCondition("RecordKeepsUp", found.status, found.reason, found.message))
+                failed = False
+            except ClusterError as error:
+                if not failed:
+                    log.warning("The pod's condition wasn't written.", extra={"error": describe(error)})
+                failed = True
+            await asyncio.sleep(self._config.flush_seconds)
 
     async def _hold(self) -> None:
         if self._elector is None:

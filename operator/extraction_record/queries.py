@@ -6,7 +6,7 @@ from typing import LiteralString
 _JOB: LiteralString = (
     "j.uid, j.created_at, j.cluster, j.namespace, j.name, j.source, j.table_name, j.phase, j.attempt, j.started_at,"
     " j.finished_at, j.duration_seconds, j.rows, j.bytes, j.files, j.rows_per_second, j.bytes_per_second,"
-    " j.consistency, j.verification, j.reason, j.message"
+    " j.consistency, j.verification, j.reused_run, j.reason, j.message"
 )
 
 

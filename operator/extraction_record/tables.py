@@ -4,7 +4,10 @@ A statement takes all of its rows as one JSON document: one parameter and one ro
 temporary table, which would leave dead rows in the server's catalog every second.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from typing import LiteralString
 
 from psycopg import sql
@@ -30,6 +33,14 @@ class Table:
     key: tuple[str, ...]
     columns: tuple[str, ...]
     newer: LiteralString = ""
+
+    @cached_property
+    def key_of(self) -> Callable[[Mapping[str, object]], tuple[object, ...]]:
+        """Takes a row's key from its values."""
+        if len(self.key) > 1:
+            return itemgetter(*self.key)
+        (name,) = self.key
+        return lambda values: (values[name],)
 
     def statement(self) -> sql.Composed:
         """Return the statement that writes rows: its parameter is a JSON array of objects, each key once."""
@@ -70,7 +81,7 @@ JOBS = Table(
     (
         "cluster", "namespace", "name", "source", "table_name", "schedule_uid", "generation", "resource_version",
         "phase", "attempt", "started_at", "finished_at", "deleted_at", "sink", "format", "verification", "consistency",
-        "rows", "bytes", "files", "digest", "manifest", "reason", "message",
+        "rows", "bytes", "files", "digest", "manifest", "reused_run", "reason", "message",
     ),
     _NEWER,
 )  # fmt: skip

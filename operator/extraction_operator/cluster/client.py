@@ -16,6 +16,8 @@ from extraction_operator.cluster.login import Login
 Raw = dict[str, Any]
 
 MERGE = "application/merge-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
+"""Of the API server's own kinds alone: it knows by which key their lists are merged."""
 _JSON = "application/json"
 
 READ_SECONDS = 10.0
@@ -136,6 +138,15 @@ class Api:
         ApiError, UnreachableError, NotLeaderError
         """
         return await self._write("patch", kind, kind.path(namespace, name, subresource), patch, MERGE)
+
+    async def merge_status(self, kind: Kind, namespace: str, name: str, status: Mapping[str, Any]) -> Raw:
+        """Merge into the status of one of Kubernetes' own objects, its lists by their keys; return the object.
+
+        Raises
+        ------
+        ApiError, UnreachableError, NotLeaderError
+        """
+        return await self._write("patch", kind, kind.path(namespace, name, "status"), {"status": status}, STRATEGIC)
 
     async def delete(self, kind: Kind, namespace: str, name: str, options: Mapping[str, Any]) -> Raw:
         """Delete an object.

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from extraction_contract.base import API_VERSION
 from extraction_operator.cluster.client import Api
 from extraction_operator.cluster.errors import ApiError, ClusterError
 from extraction_operator.cluster.kinds import EVENT, Kind
@@ -149,7 +148,7 @@ class Events:
             "reportingController": MANAGER,
             "reportingInstance": self._instance[:128],
             "regarding": {
-                "apiVersion": API_VERSION,
+                "apiVersion": about.kind.api_version,
                 "kind": about.kind.name,
                 "namespace": about.key.namespace,
                 "name": about.key.name,

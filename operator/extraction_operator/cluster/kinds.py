@@ -22,6 +22,11 @@ class Kind:
         where = f"/namespaces/{namespace}" if namespace else ""
         return "/".join(part for part in (f"{root}{where}/{self.plural}", name, subresource) if part)
 
+    @property
+    def api_version(self) -> str:
+        """As objects of the kind name it: ``GROUP/VERSION``."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
     def __str__(self) -> str:
         return self.name
 

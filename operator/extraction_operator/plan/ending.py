@@ -70,6 +70,7 @@ class Ending:
             consistency=published.consistency,
             verification=published.verification,
             connections=published.connections,
+            reused=published.reused,
         )
         before = self.status.progress or ProgressStatus()
         progress = before.model_copy(
@@ -79,7 +80,8 @@ class Ending:
                 "completed_bundles": f"0-{plan.bundles - 1}" if plan is not None and plan.bundles > 1 else "",
             }
         )  # fmt: skip
-        message = f"{published.rows:,} rows in {published.files} files: {published.manifest}"
+        how = f", copied from the result of {published.reused.job}" if published.reused is not None else ""
+        message = f"{published.rows:,} rows in {published.files} files{how}: {published.manifest}"
         self.draft.change(
             phase="Succeeded", attempt=self.facts.attempt, start_time=self.status.start_time or now,
             completion_time=now, next_attempt_time=None, plan=plan, progress=progress, result=result,

@@ -5,8 +5,9 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Literal, Protocol
 
 from extraction_contract.models import DataSource
 from extraction_operator.config import RecordConfig
@@ -47,6 +48,15 @@ class Known(Protocol):
         """Return the uids of jobs and of sources."""
 
 
+@dataclass(frozen=True)
+class KeepingUp:
+    """Whether everything that happens gets into the record, sooner or later."""
+
+    status: bool
+    reason: Literal["RecordKeepsUp", "RecordSpoolFull", "RecordWrittenAgain"]
+    message: str
+
+
 class Recorder:
     """Records what the store tells.
 
@@ -74,6 +84,9 @@ class Recorder:
         self._not_before = 0.0
         self.is_up = False
         """Whether the last attempt to write succeeded."""
+        self.keeping_up = KeepingUp(True, "RecordKeepsUp", "Every change was recorded, or waits for it.")
+        """What is told of this recorder as a condition; it changes when changes are dropped, and when that is over."""
+        self._dropped = 0
 
     # Told by the store -----------------------------------------------------------------------------------------------
 
@@ -114,6 +127,11 @@ class Recorder:
                 # What was dropped is as it is now in the store, unless it is gone by now.
                 self._has_dropped = False
                 log.warning("The record is written again; what is there is recorded anew.")
+                self.keeping_up = KeepingUp(
+                    True, "RecordWrittenAgain",
+                    f"The record is written again, and what is there recorded anew. {self._dropped:,} changes were "
+                    f"dropped until {self._now():%Y-%m-%dT%H:%M:%SZ}: jobs that came and went meanwhile are missing.",
+                )  # fmt: skip
                 self.spool.forget()
                 known.tell(self)
             elif self.is_up and not self.spool and not is_complete:
@@ -180,7 +198,14 @@ class Recorder:
                 "The record has been away for too long: the oldest changes are dropped.",
                 extra={"waiting": len(self.spool), "bytes": self._config.spool_bytes},
             )
+            mebibytes = self._config.spool_bytes / 1024 / 1024
+            self.keeping_up = KeepingUp(
+                False, "RecordSpoolFull",
+                f"The record has been away for so long that {mebibytes:g} MiB of changes wait; the oldest are dropped. "
+                "See why in this pod's log, or give it more by record.spoolMebibytes.",
+            )  # fmt: skip
         self._has_dropped = True
+        self._dropped += len(tables)
         self._observer.record_lost(tables, "SpoolFull")
 
     def _rejected(self, table: str, error: str) -> None:

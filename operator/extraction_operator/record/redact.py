@@ -22,7 +22,7 @@ JOB: Tree = {
         "volume": {"claimName": None, "path": None},
         "ifExists": None, "publishGuard": None,
     },
-    "verification": None, "sourceProof": {"samplePercent": None},
+    "reuse": {"maxAge": None}, "verification": None, "sourceProof": {"samplePercent": None},
     "activeDeadlineSeconds": None, "ttlSecondsAfterFinished": None, "suspend": None, "cancel": None, "retry": None,
 }  # fmt: skip
 """Of an ExtractionJob."""

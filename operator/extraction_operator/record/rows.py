@@ -1,9 +1,8 @@
 """What was observed → rows of the record (pure). Nothing here knows what is recorded already."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
@@ -20,18 +19,26 @@ _LONGEST_MESSAGE = 2000
 Json = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Row:
-    """A row: which table, its values, and the version of the object that it is of, which isn't among these."""
+class Row(NamedTuple):
+    """A row: which table, and its values."""
 
     table: Table
     values: Mapping[str, object]
     version: int | None = None
+    """Of the object that it is of; not among the values."""
+    mark: int | None = None
+    """Changes with the values, so that they needn't be compared."""
+    costly: Callable[[], Mapping[str, object]] | None = None
+    """Makes the rest of the values, where there is a mark: most versions of an object don't change it."""
 
     @property
     def key(self) -> tuple[object, ...]:
         """What there is one row of."""
-        return tuple(self.values[name] for name in self.table.key)
+        return self.table.key_of(self.values)
+
+    def everything(self) -> Mapping[str, object]:
+        """Return all values."""
+        return self.values if self.costly is None else {**self.values, **self.costly()}
 
 
 def job_rows(document: bytes, *, cluster: str, seen: datetime, gone: bool = False) -> Iterator[Row]:
@@ -67,12 +74,14 @@ def job_rows(document: bytes, *, cluster: str, seen: datetime, gone: bool = Fals
             "consistency": result.get("consistency") or status.get("consistency"),
             "rows": result.get("rows"), "bytes": result.get("bytes"), "files": result.get("files"),
             "digest": result.get("digest"), "manifest": result.get("manifest"),
+            "reused_run": (result.get("reused") or {}).get("run"),
             **_explained(ready),
         },
         version_of(metadata),
     )  # fmt: skip
     key = {"job_uid": metadata["uid"], "job_created_at": metadata["creationTimestamp"]}
-    yield Row(JOB_SPECS, key | {"generation": metadata.get("generation", 0), "spec": job_spec(spec)})
+    generation = metadata.get("generation", 0)
+    yield Row(JOB_SPECS, key | {"generation": generation}, mark=generation, costly=lambda: {"spec": job_spec(spec)})
     if schedule is not None:
         yield Row(
             SCHEDULES,

@@ -1,8 +1,9 @@
 """Rows that wait to be written: the newest of each, as JSON, and not more bytes than a bound."""
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from extraction_record.tables import Table
 
 _OVERHEAD = 400
 """Bytes of memory of an entry beside its JSON: its key and its places."""
-_REMEMBERED = 50_000
+_REMEMBERED = 150_000
+"""Keys of which it is known at least what was offered last; about 120 bytes each, and up to twice as many are kept."""
 
 Key = tuple[str, tuple[object, ...]]
 
@@ -38,9 +40,14 @@ class Batch:
 
     def bodies(self, table: Table) -> list[bytes]:
         """Return the rows of a table, ordered by key: two writers lock rows in the same order."""
-        found = [(key, entry.body) for key, entry in self.entries.items() if entry.table is table]
-        found.sort(key=lambda item: repr(item[0]))
-        return [body for _, body in found]
+        return self._bodies.get(table.name, [])
+
+    @cached_property
+    def _bodies(self) -> Mapping[str, list[bytes]]:
+        found: defaultdict[str, list[bytes]] = defaultdict(list)
+        for key in sorted(self.entries):
+            found[key[0]].append(self.entries[key].body)
+        return found
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each table."""
@@ -68,8 +75,7 @@ class Spool:
         self._dropped = dropped
         self._clock = clock
         self._entries: OrderedDict[Key, Entry] = OrderedDict()
-        self._offered: OrderedDict[Key, int] = OrderedDict()
-        """Hashes of what was offered last: most versions of an object change nothing that is recorded."""
+        self._offered = _Offered()
         self.bytes = 0
         """Memory that is taken."""
 
@@ -83,9 +89,12 @@ class Spool:
 
     def offer(self, row: Row) -> None:
         """Have a row written, in place of an older one of the same key; one that says nothing new is left out."""
-        key, body = (row.table.name, row.key), to_json(row.values)
-        if not self._is_news(key, hash(body)):
+        key, body = (row.table.name, row.key), b""
+        if row.mark is None:
+            body = to_json(row.values)
+        if not self._offered.is_news(key, hash(body) if row.mark is None else row.mark):
             return
+        body = body or to_json(row.everything())
         waiting = self._entries.get(key)
         if row.version is not None:
             body = b'%b,"resource_version":%d}' % (body[:-1], row.version)
@@ -116,22 +125,45 @@ class Spool:
         """Take whatever is offered next as news."""
         self._offered.clear()
 
-    def _is_news(self, key: Key, content: int) -> bool:
-        if self._offered.get(key) == content:
-            self._offered.move_to_end(key)
-            return False
-        self._offered[key] = content
-        self._offered.move_to_end(key)
-        if len(self._offered) > _REMEMBERED:
-            self._offered.popitem(last=False)
-        return True
-
     def _keep_within_bound(self) -> None:
         dropped = []
         while self.bytes > self._bound and self._entries:
             key, entry = self._entries.popitem(last=False)
-            self._offered.pop(key, None)
+            self._offered.forget(key)
             self.bytes -= len(entry.body) + _OVERHEAD
             dropped.append(entry.table.name)
         if dropped:
             self._dropped(dropped)
+
+
+class _Offered:
+    """What was offered last of each key, as hashes: most versions of an object change nothing that is recorded.
+
+    Two generations: what is asked for stays, and a walk over more keys than one holds forgets none that it needs.
+    """
+
+    def __init__(self) -> None:
+        self._young: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+
+    def is_news(self, key: Key, content: int) -> bool:
+        """Return whether this wasn't what was offered last of the key; from now on it is."""
+        place = hash(key)
+        known = self._young.get(place)
+        if known is None:
+            known = self._old.get(place)
+            if len(self._young) >= _REMEMBERED:
+                self._old, self._young = self._young, {}
+        elif known == content:
+            return False
+        self._young[place] = content
+        return known != content
+
+    def forget(self, key: Key) -> None:
+        """Take whatever is offered next of a key as news."""
+        self._young.pop(hash(key), None)
+        self._old.pop(hash(key), None)
+
+    def clear(self) -> None:
+        """Take whatever is offered next as news."""
+        self._young, self._old = {}, {}

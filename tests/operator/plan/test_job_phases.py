@@ -3,6 +3,7 @@
 import pytest
 
 from extraction_contract.base import API_VERSION
+from extraction_contract.models import ReusedStatus
 from extraction_contract.status import ConnectionCounts
 from extraction_operator.plan.values import (
     FINALIZER,
@@ -140,6 +141,17 @@ def test_a_plan_of_one_bundle_is_worked_by_the_lead():
     assert decision.status == world.job.status
     world.lead_says(PUBLISHED)
     assert world.step().status.phase == "Succeeded"
+
+
+def test_a_result_that_was_taken_says_whose_it_is():
+    world = World.planned(bundles=1)
+    world.step()
+    reused = ReusedStatus(job="team/first", run="uid-of-first-1", published_at=world.now)
+    world.lead_says(PUBLISHED.model_copy(update={"reused": reused}))
+    decision = world.step()
+    assert decision.status.result is not None
+    assert decision.status.result.reused == reused
+    assert ", copied from the result of team/first: s3://lake/" in decision.events[-1].message
 
 
 def test_a_plan_that_was_never_stored_doesnt_keep_a_job_from_success():

@@ -8,9 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from extraction_operator import cli, runtime
-from extraction_operator.cluster.kinds import EXTRACTION_JOB
+from extraction_operator.cluster.kinds import EXTRACTION_JOB, POD
 from extraction_operator.config import Config, RecordConfig
 from extraction_operator.plan.settings import Settings
+from extraction_operator.plan.values import Key
 from extraction_operator.runtime import Exit, Operator
 from extraction_record.connection import Place
 from support.kube import Kube
@@ -31,9 +32,10 @@ def test_the_operator_records_what_it_watches(recorded, record18: Place):
     async def scenario() -> None:
         async with Kube().serve() as kube:
             await kube.put(EXTRACTION_JOB, job("orders"))
+            await kube.put(POD, {"metadata": {"name": "operator-1"}, "status": {"phase": "Running"}})
             config = Config(
                 plan=Settings(image="extractor"), identity="me", metrics_host="127.0.0.1", metrics_port=0,
-                flush_seconds=0.02, record=RecordConfig(record18, "here"),
+                flush_seconds=0.02, record=RecordConfig(record18, "here"), pod=Key("default", "operator-1"),
             )  # fmt: skip
             operator, stop = Operator(config, kube.login), asyncio.Event()
             operator._switch = SimpleNamespace(install=noop, arm=noop, disarm=noop)  # type: ignore[assignment]
@@ -42,6 +44,8 @@ def test_the_operator_records_what_it_watches(recorded, record18: Place):
             try:
                 async with asyncio.timeout(60):
                     while not (found := await recorded_jobs(recorded.conninfo)):
+                        await asyncio.sleep(0.02)
+                    while not (conditions := kube.get(POD, "default", "operator-1")["status"].get("conditions")):
                         await asyncio.sleep(0.02)
                 page = operator._metrics.page().decode()
                 stop.set()
@@ -52,6 +56,8 @@ def test_the_operator_records_what_it_watches(recorded, record18: Place):
                 await operator.close()
             ((_, phase, cluster),) = found
             assert (phase, cluster) == ("Pending", "here")
+            [keeps_up] = conditions
+            assert (keeps_up["type"], keeps_up["status"]) == ("extraction-operator.io/RecordKeepsUp", "True")
             assert 'extraction_operator_record_rows_total{table="jobs"}' in page
             assert "extraction_operator_record_up 1.0" in page
             assert 'extraction_operator_record_flush_seconds_count{result="success"}' in page

@@ -315,6 +315,7 @@ def test_beyond_the_bound_the_oldest_is_dropped_and_what_is_there_is_told_again(
     server, place = fragile
     scene = Scene(place, spool_bytes=100_000)
     scene.recorder._leads = True
+    assert scene.recorder.keeping_up.status
     server.stop()
     scene.see("first", phase="Failed", status={"completionTime": CREATED})
     scene.see_many(200)
@@ -322,6 +323,8 @@ def test_beyond_the_bound_the_oldest_is_dropped_and_what_is_there_is_told_again(
     async def back() -> None:
         assert scene.told.lost
         assert {reason for _, reason in scene.told.lost} == {"SpoolFull"}
+        told = scene.recorder.keeping_up
+        assert (told.status, told.reason) == (False, "RecordSpoolFull")
         assert scene.recorder.spool.bytes <= 100_000
         server.start()
         # Meanwhile there is room for all.
@@ -342,12 +345,16 @@ def test_beyond_the_bound_the_oldest_is_dropped_and_what_is_there_is_told_again(
             server.start()
     dropped = [record for record in caplog.records if "dropped" in record.message]
     assert len(dropped) == 1, "one line however many rows"
+    told = scene.recorder.keeping_up
+    assert (told.status, told.reason) == (True, "RecordWrittenAgain")
+    assert f" {len(scene.told.lost):,} changes were dropped" in told.message
 
 
 def test_a_replica_that_doesnt_lead_drops_without_a_word(tmp_path: Path, caplog):
     scene = Scene(Place("postgresql://127.0.0.1:1/none?sslmode=disable", tmp_path), spool_bytes=50_000)
     scene.see_many(200)
     assert scene.told.lost == []
+    assert scene.recorder.keeping_up.status
     assert scene.recorder.spool.bytes <= 50_000
     assert caplog.records == []
 

@@ -22,7 +22,7 @@ FAILED = FailureMessage(reason="OutOfMemory", exit_code=21, message="Pod x needs
 
 
 def rows(table: str, found: list[Row]) -> list[dict]:
-    return [dict(row.values) for row in found if row.table.name == table]
+    return [dict(row.everything()) for row in found if row.table.name == table]
 
 
 def of_job(**more) -> list[Row]:
@@ -49,6 +49,15 @@ def test_a_job_that_succeeded_has_its_result_and_so_has_its_attempt():
     assert (attempt["attempt"], attempt["outcome"], attempt["finished_at"]) == (1, "Succeeded", COMPLETED)
     assert (attempt["chunks"], attempt["bundles"], attempt["strategy"], attempt["rows"]) == (8, 2, "ctid", 1000)
     assert "reason" not in attempt
+
+
+def test_a_job_that_took_a_result_names_the_run():
+    reused = {"job": "default/first", "run": f"{uid('first')}-1", "publishedAt": COMPLETED}
+    status = succeeded()
+    status["result"] = status["result"] | {"reused": reused}
+    (row,) = rows("jobs", of_job(phase="Succeeded", status=status))
+    assert row["reused_run"] == f"{uid('first')}-1"
+    assert rows("jobs", of_job(phase="Succeeded", status=succeeded()))[0]["reused_run"] is None
 
 
 def test_a_job_that_failed_says_why():

@@ -67,6 +67,46 @@ def test_a_version_that_says_nothing_new_isnt_written():
     assert len(spool) == 1
 
 
+def test_a_mark_says_that_something_is_new_and_the_rest_is_made_then_alone():
+    spool, made = Told(), []
+
+    def spec(uid: str, generation: int) -> Row:
+        def costly() -> dict:
+            made.append(uid)
+            return {"spec": {"table": "t"}}
+
+        values = {"job_uid": uid, "job_created_at": "t", "generation": generation}
+        return Row(JOB_SPECS, values, mark=generation, costly=costly)
+
+    for uid, generation in (("a", 1), ("a", 1), ("b", 1), ("a", 2), ("a", 2)):
+        spool.offer(spec(uid, generation))
+    assert made == ["a", "b", "a"]
+    assert [(row["job_uid"], row["generation"], row["spec"]) for row in spool.rows()] == [
+        ("a", 2, {"table": "t"}), ("b", 1, {"table": "t"}),
+    ]  # fmt: skip
+
+
+def test_what_was_offered_is_known_of_very_many_rows_but_not_of_all(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("extraction_operator.record.spool._REMEMBERED", 10)
+    spool = Told()
+
+    def news(numbers: range) -> int:
+        for number in numbers:
+            spool.offer(job(str(number), 1))
+        found = len(spool)
+        spool.written(spool.batch(1000))
+        return found
+
+    assert news(range(10)) == 10
+    # A walk over all of them, again and again, forgets none.
+    for _ in range(5):
+        assert news(range(10)) == 0
+    assert news(range(10, 20)) == 10
+    assert news(range(10, 20)) == 0
+    assert news(range(20, 60)) == 40
+    assert news(range(10)) == 10
+
+
 def test_what_is_known_of_an_attempt_stays_and_is_filled_in():
     spool = Told()
     spool.offer(attempt(reason="OutOfMemory", node=None))

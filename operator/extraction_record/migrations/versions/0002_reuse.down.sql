@@ -1,0 +1,1 @@
+ALTER TABLE extraction.jobs DROP COLUMN reused_run;
