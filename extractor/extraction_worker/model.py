@@ -303,6 +303,9 @@ class Plan(Value):
     strategy_reason: str
     """Why, in a sentence for people."""
     warnings: tuple[str, ...] = ()
+    marker: str | None = None
+    """What the source was like (:mod:`extraction_worker.source.unchanged`): while it is equal, the same reading gives
+    the same rows. None where nobody asked, or nothing proves it."""
     chunks: tuple[Chunk, ...]
 
     def plan_digest(self) -> str:
@@ -312,7 +315,7 @@ class Plan(Value):
         anyway, the moment of planning. There a second run can reuse chunks of the first.
         """
         moment = {"planned_at", "identity"} if self.consistency is Consistency.PER_PARTITION else set()
-        skipped = {"run_id", "address", "warnings", "strategy_reason", "verification", "proof_sample"}
+        skipped = {"run_id", "address", "warnings", "marker", "strategy_reason", "verification", "proof_sample"}
         skipped |= {"chunks", "leaves", "leaves_alone", "ctid_readable"}
         state = xxhash.xxh3_128(self.model_dump_json(exclude=skipped | moment, exclude_none=True).encode())
         if moment:
@@ -419,6 +422,17 @@ class ManifestColumn(Value):
     """What was written in place of the values; None where they are the source's own."""
 
 
+class Reused(Value):
+    """Whose result was taken, and what proves that it was that."""
+
+    job: str
+    """``NAMESPACE/NAME``."""
+    run_id: str
+    digest: str
+    """Of its set."""
+    published_at: datetime
+
+
 class Manifest(Value):
     """``_manifest.json``: what was published, and the evidence that it is complete."""
 
@@ -444,6 +458,8 @@ class Manifest(Value):
     """Base64 of the schema as Arrow's IPC writes it: the exact types, also where a file's format has other ones."""
     replaced: tuple[Replaced, ...] = ()
     """What became NULL, over all chunks."""
+    reused: Reused | None = None
+    """Whose parts these are copies of. Nothing was read then: identity, plan, times and evidence are of that run."""
     rows: int
     bytes: int
     digest: str

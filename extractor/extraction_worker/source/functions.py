@@ -38,6 +38,8 @@ class FunctionFacts:
 
     unchunkable: tuple[str, ...] = ()
     """What chunks would compute anew, each in a few words, e.g. ``the volatile function public.roll``."""
+    repeatable: bool = True
+    """Whether each call gives the same for the same arguments, in every session of one role under the contract."""
 
     @property
     def chunk_reason(self) -> str:
@@ -68,21 +70,16 @@ def check_functions(
     RuntimeError
         The session isn't under the contract: the text could mean something else there.
     """
-    return FunctionFacts(check_texts(connection, {field: references}, allow)[field])
+    return check_texts(connection, {field: references}, allow)[field]
 
 
 def check_texts(
     connection: Connection, texts: Mapping[str, References], allow: Iterable[str]
-) -> dict[str, tuple[str, ...]]:
-    """Do what :func:`check_functions` does for several texts at once, by their names in messages.
-
-    Returns
-    -------
-    dict[str, tuple[str, ...]]
-        What chunks would compute anew, of each text, in a few words.
-    """
+) -> dict[str, FunctionFacts]:
+    """Do what :func:`check_functions` does for several texts at once, by their names in messages."""
     allowed = frozenset(_in_catalog(Name(*entry.rpartition(".")[::2])) for entry in allow)
     unchunkable: dict[str, dict[str, None]] = {field: {} for field in texts}
+    unrepeatable: set[str] = set()
     seen: set[Name] = set()
     while texts:
         everything = References()
@@ -94,11 +91,13 @@ def check_texts(
         for field, references in texts.items():
             check = _Check(allowed, field, catalog)
             unchunkable[field] |= check.run(references, connection.info.server_version)
+            if not check.repeatable:
+                unrepeatable.add(field)
             constraints = replace(check.behind, types=check.behind.types - seen)
             if constraints != References():
                 behind[field] = constraints
         texts = behind
-    return {field: tuple(found) for field, found in unchunkable.items()}
+    return {field: FunctionFacts(tuple(found), field not in unrepeatable) for field, found in unchunkable.items()}
 
 
 class _Check:
@@ -110,6 +109,7 @@ class _Check:
         self.catalog = catalog
         self.behind = References()
         """What the constraints of domains refer to: the next round."""
+        self.repeatable = True
 
     def run(self, references: References, server_version: int) -> dict[str, None]:
         if references.modern_number and server_version < _MODERN_NUMBERS:
@@ -146,6 +146,7 @@ class _Check:
         meant = [function for function in known if function.takes(call.arguments)] or known
         if name not in self.allowed and not all(function.harmless() for function in meant):
             raise self.refusal(name)
+        self.repeatable = self.repeatable and all(function.steady() for function in meant)
         return _changed_by_chunks(name, meant, in_from=call.in_from)
 
     def attribute(self, attribute: Attribute) -> None:
@@ -158,6 +159,8 @@ class _Check:
                     "that isn't allowed.",
                     hint="If it is a column, write it without the table's name, or rename it in a subquery.",
                 )
+            if callable_so and not function.steady():
+                self.repeatable = False
 
     def operator(self, operator: Name) -> dict[str, None]:
         unchunkable: dict[str, None] = {}
@@ -167,6 +170,8 @@ class _Check:
             harmless = function.built_in and function.volatility != "v"
             if function.name not in self.allowed and not harmless:
                 raise self.refusal(function.name, f"of operator {operator} ")
+            # What a built-in one depends on beside its operands is the session contract.
+            self.repeatable = self.repeatable and (harmless or function.steady())
             unchunkable |= _changed_by_chunks(function.name, [function], in_from=False)
         return unchunkable
 
@@ -179,9 +184,13 @@ class _Check:
                 hint="" if asked.schema else "search_path is empty: write the schemas of your own types.",
             )
         if name in self.allowed:
+            self.repeatable = False
             return
         for part in known:
-            if part.built_in or part.name in self.allowed or part.is_array:
+            if part.built_in or part.is_array:
+                continue
+            if part.name in self.allowed:
+                self.repeatable = False
                 continue
             if part.kind not in _PLAIN_KINDS:
                 raise InvalidQuery(
@@ -191,6 +200,7 @@ class _Check:
             for function in part.casts:
                 if function not in self.allowed:
                     raise self.refusal(function, f"of a cast to {part.name} ")
+                self.repeatable = False
             for constraint in part.constraints:
                 # CHECK ((VALUE > 0)) NOT VALID: as the server prints it.
                 condition = constraint.removeprefix("CHECK ").removesuffix(" NOT VALID")

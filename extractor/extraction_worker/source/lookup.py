@@ -42,6 +42,10 @@ class Function(NamedTuple):
         reviewed = self.name.schema == "pg_catalog" and self.name.name in REVIEWED
         return reviewed and (self.volatility == "s" or self.name.name in ONCE_VOLATILE)
 
+    def steady(self) -> bool:
+        """Tell whether it gives the same for the same arguments, in every session of one role under the contract."""
+        return self.volatility == "i" or self.harmless()
+
 
 class Type(NamedTuple):
     """A type that an asked type is, or is made of."""

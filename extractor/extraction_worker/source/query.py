@@ -23,6 +23,8 @@ from extraction_worker.source.syntax import (
     scan,
 )
 
+SYSTEM_SCHEMAS = frozenset({"", "pg_catalog", "information_schema"})
+"""Of what belongs to the server; an empty one stands for pg_catalog."""
 _SEMICOLON = "ASCII_59"
 _BARE = b'SELECT FROM "t" WHERE\n'
 
@@ -36,6 +38,8 @@ class CheckedSql:
     references: References
     chunk_reason: str
     """Why chunks would change what it means, a sentence for people; empty where they wouldn't."""
+    repeatable: bool
+    """Whether the same rows would come out of the same tables, as far as the text tells."""
 
     @property
     def chunkable(self) -> bool:
@@ -97,7 +101,7 @@ def check_query(text: str, *, planned_at: datetime, field: str = "spec.query") -
     if not same(template, wrapped, {id(hole): {"SelectStmt": statement}}):
         raise InvalidQuery(f"{field}: it means something else within parentheses.")
     notes = ("Its ORDER BY says nothing about the order of rows in the files.",) if "sortClause" in statement else ()
-    return CheckedQuery(data.decode(), references, _chunk_reason("The query", facts), notes)
+    return CheckedQuery(data.decode(), references, _chunk_reason("The query", facts), _repeatable(facts), notes)
 
 
 def check_predicate(text: str, *, planned_at: datetime, field: str = "spec.where") -> CheckedPredicate:
@@ -131,7 +135,7 @@ def check_predicate(text: str, *, planned_at: datetime, field: str = "spec.where
     wrapped = _condition(parse(_BARE + b"(\n" + data + b"\n)", field), field)
     if not same(bare, wrapped):
         raise InvalidQuery(f"{field}: it means something else within parentheses.")
-    return CheckedPredicate(data.decode(), references, _chunk_reason("The condition", facts))
+    return CheckedPredicate(data.decode(), references, _chunk_reason("The condition", facts), _repeatable(facts))
 
 
 def _refuse_empty_or_several(data: bytes, tokens: list[Token], field: str, what: str) -> None:
@@ -171,6 +175,11 @@ def _condition(tree: Tree, field: str) -> Tree:
     if not same({key: value for key, value in template.items() if key != "whereClause"}, statement):
         raise InvalidQuery(f"{field}: it isn't one condition.", hint="Write only what stands behind WHERE.")
     return condition
+
+
+def _repeatable(facts: Facts) -> bool:
+    # System catalogs are no tables: some are written in place, some are views of the server's state.
+    return facts.repeatable and not any(name.schema in SYSTEM_SCHEMAS for name in facts.references.relations)
 
 
 def _chunk_reason(what: str, facts: Facts) -> str:

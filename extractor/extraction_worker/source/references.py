@@ -81,6 +81,9 @@ class Facts:
     references: References
     unchunkable: tuple[str, ...]
     """What chunks would compute anew, each in a few words, e.g. ``LIMIT``."""
+    repeatable: bool
+    """Whether the same rows would come out of the same tables, as far as the text tells: it samples nothing, holds no
+    word that may be a moving date, and reads no clock."""
     clocks: tuple[Node, ...]
     """Readings of the transaction's clock, in the order of the text."""
 
@@ -124,6 +127,7 @@ class _Inspection:
         self.operators: set[Name] = set()
         self.types: set[Name] = set()
         self.unchunkable: dict[str, None] = {}
+        self.repeatable = True
         self.clocks: list[Node] = []
 
     def run(self, tree: Tree, kind: str) -> Facts:
@@ -150,7 +154,7 @@ class _Inspection:
             frozenset(self.operators),
             frozenset(self.types),
         )
-        return Facts(references, tuple(self.unchunkable), tuple(self.clocks))
+        return Facts(references, tuple(self.unchunkable), self.repeatable and not self.clocks, tuple(self.clocks))
 
     def refusal(self, node: Node) -> InvalidQuery:
         if node.kind in REFUSED_NODES:
@@ -190,6 +194,7 @@ class _Inspection:
 
     def see_RangeTableSample(self, node: Node) -> None:  # noqa: N802
         self.unchunkable["TABLESAMPLE"] = None
+        self.repeatable = False
         method = names(node.value["method"])
         if method[-1] not in {"bernoulli", "system"} or method[:-1] not in ([], ["pg_catalog"]):
             raise InvalidQuery(f"{self.field}: TABLESAMPLE {'.'.join(method)} isn't allowed.", hint="Use SYSTEM.")
@@ -210,6 +215,7 @@ class _Inspection:
                     hint="Use CURRENT_DATE or now(), which become the moment of the plan.",
                 )
         self.unchunkable[f"the string '{text}' (perhaps a moving date)"] = None
+        self.repeatable = False
 
     # Names -----------------------------------------------------------------------------------------------------
 

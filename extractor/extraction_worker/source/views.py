@@ -103,6 +103,6 @@ def check_views(connection: Connection, oids: Iterable[int], allow: Iterable[str
         if facts.unchunkable:
             unchunkable.append(f"{view} uses {', '.join(facts.unchunkable)}")
     for view, found in check_texts(connection, texts, allow).items():
-        if found:
-            unchunkable.append(f"{view} calls {', '.join(found)}")
+        if found.unchunkable:
+            unchunkable.append(f"{view} calls {', '.join(found.unchunkable)}")
     return ViewFacts(tuple(base), tuple(view.removeprefix("view ") for view in texts), tuple(unchunkable))

@@ -39,6 +39,7 @@ from extraction_worker.stages.source import JobSource
 if TYPE_CHECKING:
     from extraction_worker.source.pool import SourcePool
     from extraction_worker.stages.extraction import Extraction
+    from extraction_worker.stages.reuse import Results, Taken
 
 _Result = TypeVar("_Result")
 
@@ -53,6 +54,8 @@ class _Attempt:
     plan: Plan
     results: dict[int, ChunkResult] = field(default_factory=dict)
     continues: frozenset[str] = frozenset()
+    taken: "Taken | None" = None
+    """The result of an earlier job, in the place of results."""
 
 
 class LocalRun:
@@ -79,8 +82,8 @@ class LocalRun:
         self._namespace = self._job.metadata.namespace or "default"
         self._name = f"local-{uuid.uuid4().hex}"
         redis = RedisConnection.of_file(options.redis_url_file, progress.say)
-        cache = Cache(redis, cache_scope(resolved.source)) if redis is not None else None
-        self._source = JobSource(resolved, self._name, cache=cache)
+        self._cache = Cache(redis, cache_scope(resolved.source)) if redis is not None else None
+        self._source = JobSource(resolved, self._name, cache=self._cache)
         self._memory = plan_memory(resolved, options)
 
     @property
@@ -210,7 +213,10 @@ class LocalRun:
             identity = self._patiently(lease.acquire)
             self._source.pin(lease.address)
             attempt = _Attempt(self._patiently(lambda: self._make_plan(reading, identity, run_id, planned_at)))
-            self._work(attempt, sink)
+            if (known := self._known_results()) is not None:
+                attempt.taken = known.take(attempt.plan, sink, writer=self._name)
+            if attempt.taken is None:
+                self._work(attempt, sink)
             # As soon as every chunk has its result: publishing needs nothing of the source.
             lease.finish()
         except ExtractionError as error:
@@ -281,13 +287,26 @@ class LocalRun:
                 self._extraction = None
 
     def _publish(self, attempt: _Attempt, sink: Sink) -> Manifest:
-        from extraction_worker.stages.publish import publish
+        from extraction_worker.stages.publish import publish, publish_taken
 
         self._check_stopped()
         self._progress.phase(Phase.PUBLISHING)
+        if attempt.taken is not None:
+            return publish_taken(attempt.taken.manifest, sink)
         job = f"{self._namespace}/{self._job.metadata.name}"
         results = attempt.results.values()
-        return publish(attempt.plan, job, results, sink, writer=self._name, continues=attempt.continues)
+        manifest = publish(attempt.plan, job, results, sink, writer=self._name, continues=attempt.continues)
+        if (known := self._known_results()) is not None:
+            known.remember(attempt.plan, manifest)
+        return manifest
+
+    def _known_results(self) -> "Results | None":
+        if self._cache is None or self._job.spec.reuse is None:
+            return None
+        # Here and not above: most jobs don't.
+        from extraction_worker.stages.reuse import Results
+
+        return Results(self._resolved, self._cache, self._options.volumes_dir, self._progress.say, self._check_stopped)
 
     # Resuming --------------------------------------------------------------------------------------------------------
 

@@ -38,16 +38,21 @@ from extraction_worker.source.chunks import ChunkPlan, SplitOptions
 from extraction_worker.source.failures import translate
 from extraction_worker.source.functions import check_functions
 from extraction_worker.source.lease import LockTarget
-from extraction_worker.source.query import CheckedPredicate, CheckedQuery, check_predicate, check_query
+from extraction_worker.source.query import (
+    SYSTEM_SCHEMAS,
+    CheckedPredicate,
+    CheckedQuery,
+    check_predicate,
+    check_query,
+)
 from extraction_worker.source.references import Name
 from extraction_worker.source.remembered import KeyWish, KnownRelation, RememberedCatalog
 from extraction_worker.source.render import identifier
 from extraction_worker.source.sensitive import SecretColumns, refuse_unmasked, sensitive_in_query
 from extraction_worker.source.shape import pin
 from extraction_worker.source.split import split_query, split_relation
+from extraction_worker.source.unchanged import marker_of
 from extraction_worker.source.views import check_views
-
-_SYSTEM_SCHEMAS = frozenset({"", "pg_catalog", "information_schema"})
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ class Reading:
         for checked in (self.query, self.predicate):
             if checked is not None:
                 names |= checked.references.relations
-        return tuple(sorted(name for name in names if name.schema not in _SYSTEM_SCHEMAS))
+        return tuple(sorted(name for name in names if name.schema not in SYSTEM_SCHEMAS))
 
 
 def read_job(job: ExtractionJob, source: DataSource, planned_at: datetime) -> Reading:
@@ -171,6 +176,7 @@ class _Planning:
     ) -> None:
         self._remembered = remembered
         self._known: KnownRelation | None = None
+        self._repeatable = True
         self._connection = connection
         self._job = job
         self._source = source
@@ -231,6 +237,7 @@ class _Planning:
             strategy=chunks.strategy,
             strategy_reason=chunks.reason,
             warnings=tuple(warnings),
+            marker=self._marker(identity),
             chunks=chunks.chunks,
         )
 
@@ -252,6 +259,13 @@ class _Planning:
             return None
         return pin(self._connection, self._relation.oid, (column.name for column in columns))
 
+    def _marker(self, identity: SnapshotIdentity) -> str | None:
+        """Return what the source is like, where the job would take or give a result."""
+        if self._job.spec.reuse is None or not identity.snapshot_id or not self._repeatable:
+            return None
+        oids = {oid for relation in self._relations for oid in relation.oids}
+        return marker_of(self._connection, identity, oids)
+
     def _check_user_sql(self) -> str:
         """Check names in the user's SQL and in views on the server; return why chunks would change the result."""
         reasons: list[str] = []
@@ -260,6 +274,7 @@ class _Planning:
             if checked is not None:
                 facts = check_functions(self._connection, checked.references, allow, field=name)
                 reasons += [checked.chunk_reason, facts.chunk_reason]
+                self._repeatable = self._repeatable and checked.repeatable and facts.repeatable
         if oids := [relation.oid for relation in self._relations if relation.kind is RelationKind.VIEW]:
             reasons.append(check_views(self._connection, oids, allow).chunk_reason)
         return " ".join(reason for reason in reasons if reason)

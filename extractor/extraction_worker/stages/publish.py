@@ -89,17 +89,7 @@ def make_manifest(plan: Plan, job: str, results: tuple[ChunkResult, ...], *, pub
         format=plan.format,
         verification=plan.verification,
         proof_sample=plan.proof_sample,
-        columns=tuple(
-            ManifestColumn(
-                name=column.name,
-                source_type=column.type.formatted,
-                arrow_type=column.arrow,
-                nullable=column.nullable,
-                expression=column.expression,
-                mask=column.mask,
-            )
-            for column in plan.columns
-        ),
+        columns=manifest_columns(plan),
         arrow_schema=base64.b64encode(target_schema(plan.columns).serialize()).decode(),
         replaced=_replaced(results),
         rows=sum(result.rows for result in results),
@@ -117,6 +107,28 @@ def make_manifest(plan: Plan, job: str, results: tuple[ChunkResult, ...], *, pub
             for result in results
         ),
     )
+
+
+def manifest_columns(plan: Plan) -> tuple[ManifestColumn, ...]:
+    """Return a plan's columns as the manifest has them."""
+    return tuple(
+        ManifestColumn(
+            name=column.name,
+            source_type=column.type.formatted,
+            arrow_type=column.arrow,
+            nullable=column.nullable,
+            expression=column.expression,
+            mask=column.mask,
+        )
+        for column in plan.columns
+    )
+
+
+def publish_taken(manifest: Manifest, sink: Sink) -> Manifest:
+    """Publish a set whose parts were copied to staging (:mod:`stages.reuse`), as :func:`publish` does its own."""
+    if manifest.verification is not Verification.NONE:
+        check_parts(sink, manifest.parts)
+    return sink.publish(manifest)
 
 
 def publish(

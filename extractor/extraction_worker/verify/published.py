@@ -88,6 +88,16 @@ def open_set(
     return _FolderSet(Path(location) if location != MANIFEST_NAME else Path())
 
 
+def folder_set(folder: Path) -> PublishedSet:
+    """Return the set in a folder."""
+    return _FolderSet(folder)
+
+
+def bucket_set(bucket: Bucket, prefix: str) -> PublishedSet:
+    """Return the set below a prefix, without a slash at its end, of a bucket."""
+    return _BucketSet(bucket, prefix)
+
+
 class _FolderSet:
     def __init__(self, folder: Path) -> None:
         self._folder = os.fspath(folder.absolute())

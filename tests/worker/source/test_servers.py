@@ -1,6 +1,5 @@
 """What servers do to snapshots: restarts, standbys, TLS, encodings. Each test has servers of its own."""
 
-import datetime as dt
 import shutil
 import signal
 import subprocess
@@ -10,10 +9,6 @@ from contextlib import closing, contextmanager
 
 import psycopg
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from extraction_worker.demo.postgres import PostgresServer, embedded_binaries, postgres_server
 from extraction_worker.errors import ExtractionError, SnapshotLost, SourceNotPinned, TLSFailed
@@ -24,6 +19,7 @@ from extraction_worker.source.session import ReadSession, begin, connect, read_i
 from extraction_worker.source.settings import Credentials, SourceSettings
 from support.databases import wait_until
 from support.plans import make_plan
+from support.tls_server import authority, pem, postgres_with_tls
 
 
 def settings_for(server: PostgresServer, **changes) -> SourceSettings:
@@ -149,57 +145,11 @@ def test_a_standby_that_is_behind_is_seen_from_both_sides_within_one_transaction
 # TLS --------------------------------------------------------------------------------------------------------------
 
 
-def authority(name: str):
-    """Return the key and certificate of an authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    return key, sign(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]), key, None, key, ca=True)
-
-
-def sign(subject, key, issuer, issuer_key, *, ca=False, host=None):
-    now = dt.datetime.now(dt.UTC)
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer.subject if issuer is not None else subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-    )
-    if host is not None:
-        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
-    return builder.sign(issuer_key, hashes.SHA256())
-
-
-def pem(certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
-
-
 @pytest.fixture(scope="module")
 def tls_server(debian_15):
     """A server whose certificate is for ``localhost``, and its authority's PEM; the embedded one has no TLS."""
-    ca_key, ca = authority("test authority")
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    certificate = sign(name, key, ca, ca_key, host="localhost")
-    with postgres_server(debian_15) as server:
-        server.stop()
-        files = {
-            "server.crt": pem(certificate),
-            "server.key": key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            ),
-        }
-        for file, content in files.items():
-            path = server.data / file
-            path.write_bytes(content)
-            path.chmod(0o600)
-            if identity := server._identity():
-                shutil.chown(path, identity["user"])
-        server.settings = {"ssl": "on"}
-        server.start()
-        yield server, pem(ca)
+    with postgres_with_tls(debian_15) as found:
+        yield found
 
 
 def test_verify_full_accepts_the_named_server_and_encrypts(tls_server):

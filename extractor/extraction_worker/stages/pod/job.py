@@ -1,11 +1,12 @@
 """A pod of a job: its manifests, its environment, and what is made from both."""
 
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from extraction_contract.load import load_files, object_key
 from extraction_contract.messages import PublishMessage
 from extraction_contract.resolve import ResolvedJob, resolve
+from extraction_contract.status import ReusedStatus
 from extraction_worker.cache.connection import RedisConnection
 from extraction_worker.cache.store import Cache
 from extraction_worker.errors import VerificationFailed
@@ -19,6 +20,9 @@ from extraction_worker.stages.pod.lead import Holder, LeadFiles
 from extraction_worker.stages.settings import cache_scope, shrunk
 from extraction_worker.stages.source import JobSource
 from extraction_worker.stream.admission import MemoryPlan, memory_limit, memory_plan
+
+if TYPE_CHECKING:
+    from extraction_worker.stages.reuse import Results, Taken
 
 PLAN_NAME = "plan.json"
 _MAX_URI = 1024
@@ -87,6 +91,28 @@ class JobPod:
         """Return what is remembered of the source; None without Redis."""
         return Cache(self.redis, cache_scope(self.resolved.source)) if self.redis is not None else None
 
+    def results(self, cache: Cache | None) -> "Results | None":
+        """Return results of before, where the job declares that it may take one, and they are remembered."""
+        if cache is None or self.resolved.job.spec.reuse is None:
+            return None
+        # Here and not above: most jobs don't.
+        from extraction_worker.stages.reuse import Results
+
+        invocation = self.invocation
+
+        def say(message: str) -> None:
+            invocation.log.info("said", message=message)
+
+        return Results(self.resolved, cache, invocation.mounts.volumes, say, invocation.stop.check)
+
+    def taken(self, sink: Sink, plan: Plan) -> "Taken | None":
+        """Return the result that stands in the place of the plan, if one was taken."""
+        if self.resolved.job.spec.reuse is None:
+            return None
+        from extraction_worker.stages.reuse import taken_for
+
+        return taken_for(sink, plan)
+
     def sink(self) -> Sink:
         """Return the job's sink, with the staging of this attempt."""
         mounts = self.invocation.mounts
@@ -130,6 +156,7 @@ class JobPod:
 
 def publish_message(manifest: Manifest, sink: Sink) -> PublishMessage:
     """Return what the operator is told of a published set."""
+    reused = manifest.reused
     return PublishMessage(
         rows=manifest.rows,
         bytes=manifest.bytes,
@@ -139,4 +166,5 @@ def publish_message(manifest: Manifest, sink: Sink) -> PublishMessage:
         plan_digest=manifest.plan_digest,
         consistency=manifest.consistency.value,
         verification=manifest.verification.value,
+        reused=ReusedStatus(job=reused.job, run=reused.run_id, published_at=reused.published_at) if reused else None,
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from extraction_contract.live import Promised
 from extraction_contract.messages import CacheUse, PlanMessage
@@ -13,6 +14,9 @@ from extraction_worker.sink.abc import Sink
 from extraction_worker.stages.plan import read_job
 from extraction_worker.stages.pod.invocation import Invocation
 from extraction_worker.stages.pod.job import PLAN_NAME, JobPod
+
+if TYPE_CHECKING:
+    from extraction_worker.stages.reuse import Results
 
 _MAX_REASON = 1024
 
@@ -34,18 +38,25 @@ def run(invocation: Invocation) -> PlanMessage:
     pod = JobPod.load(invocation)
     sink = pod.sink()
     if (manifest := pod.published(sink)) is not None:
-        return _published_message(manifest)
+        return _published_message(manifest, "This attempt has published already.")
     plan, cache = pod.staged_plan(sink), pod.cache()
     if plan is None:
         plan = _plan(pod, sink, cache)
-        _stage(plan, sink)
+        _stage(plan, sink, pod.results(cache), pod.environment.pod_uid)
     elif pod.is_held and plan.identity != pod.holder().snapshot().identity:
         raise SinkUnavailable(f"Another pod planned run {plan.run_id} already, under a snapshot that isn't this pod's.")
+    uses = cache.uses() if cache is not None else ()
+    if (taken := pod.taken(sink, plan)) is not None:
+        origin = taken.manifest.reused
+        invocation.log.info("reused", run=origin.run_id if origin is not None else "")
+        reason = f"Nothing is read: the source is as it was for the result of {origin.job if origin else 'a job'}."
+        message = _published_message(taken.manifest, reason[:_MAX_REASON])
+        return message.model_copy(update={"digest": plan.plan_digest(), "caches": uses})
     bundles = pod.bundles(plan)
     promised = Promised(len(plan.chunks), bundles, plan.estimated_rows, plan.estimated_bytes)
     tell_plan(pod.redis, plan.run_id, promised)
     invocation.log.info("planned", chunks=len(plan.chunks), bundles=bundles, bytes=plan.estimated_bytes)
-    return _message(plan, bundles, cache.uses() if cache is not None else ())
+    return _message(plan, bundles, uses)
 
 
 def _plan(pod: JobPod, sink: Sink, cache: Cache | None) -> Plan:
@@ -71,8 +82,11 @@ def _plan(pod: JobPod, sink: Sink, cache: Cache | None) -> Plan:
     return plan
 
 
-def _stage(plan: Plan, sink: Sink) -> None:
+def _stage(plan: Plan, sink: Sink, results: "Results | None", writer: str) -> None:
     try:
+        if results is not None and (taken := results.take(plan, sink, writer=writer)) is not None:
+            results.put(sink, taken)
+        # The last: who finds it finds what was taken, too.
         sink.put_state(PLAN_NAME, plan.to_json())
     except BaseException:
         # It may be there all the same. Nothing else is ours: after an error of before, staging isn't touched.
@@ -103,8 +117,8 @@ def _message(plan: Plan, bundles: int, caches: tuple[CacheUse, ...] = ()) -> Pla
             return message
 
 
-def _published_message(manifest: Manifest) -> PlanMessage:
-    """Return the message of an attempt that is published: *publish* finds the same, so no worker is needed."""
+def _published_message(manifest: Manifest, reason: str) -> PlanMessage:
+    """Return the message of an attempt that needs no worker: its set is there already."""
     return PlanMessage(
         digest=manifest.plan_digest,
         chunks=len(manifest.chunks),
@@ -112,5 +126,5 @@ def _published_message(manifest: Manifest) -> PlanMessage:
         estimated_rows=manifest.rows,
         estimated_bytes=manifest.bytes,
         strategy="none",
-        reason="This attempt has published already.",
+        reason=reason,
     )

@@ -14,7 +14,7 @@ from extraction_worker.stages.pod.bundle import bundle_message, work_chunks
 from extraction_worker.stages.pod.collect import Collector
 from extraction_worker.stages.pod.invocation import Invocation
 from extraction_worker.stages.pod.job import JobPod, publish_message
-from extraction_worker.stages.publish import publish
+from extraction_worker.stages.publish import publish, publish_taken
 from extraction_worker.stream.allocation import prepare_allocators
 
 _LEAST_WAIT, _MOST_WAIT = 0.5, 10.0
@@ -37,15 +37,17 @@ def run(invocation: Invocation) -> PublishMessage:
     pod = JobPod.load(invocation)
     sink = pod.sink()
     manifest = pod.published(sink)
-    work, held_seconds, connections = None, None, None
+    work, held_seconds, connections, taken = None, None, None, None
     if manifest is not None:
         # What a publisher that died had begun is finished.
         manifest = sink.publish(manifest)
     else:
         plan = _own_plan(pod, sink)
-        bundles = pod.bundles(plan)
-        if bundles > 1:
-            results: Sequence[ChunkResult] = _collect(pod, plan, sink)
+        results: Sequence[ChunkResult] = ()
+        if (taken := pod.taken(sink, plan)) is not None:
+            pass
+        elif pod.bundles(plan) > 1:
+            results = _collect(pod, plan, sink)
         else:
             memory = pod.memory(pod.environment.killed)
             worked = work_chunks(pod, plan, plan.chunks, sink, memory, alone=True, holder=pod.holder())
@@ -57,7 +59,12 @@ def run(invocation: Invocation) -> PublishMessage:
             held_seconds = (datetime.now(UTC) - held.snapshot().taken_at).total_seconds()
         connections = _connections(results)
         invocation.stop.check()
-        manifest = publish(plan, pod.name, results, sink, writer=pod.environment.pod_uid)
+        if taken is not None:
+            manifest = publish_taken(taken.manifest, sink)
+        else:
+            manifest = publish(plan, pod.name, results, sink, writer=pod.environment.pod_uid)
+            if (known := pod.results(pod.cache())) is not None:
+                known.remember(plan, manifest)
         invocation.log.info("published", rows=manifest.rows, bytes=manifest.bytes, files=len(manifest.parts))
     message = _with_counts(publish_message(manifest, sink), work, held_seconds, connections)
     # What stays now is litter, and no reason to fail.
