@@ -1,6 +1,7 @@
 """Programs of the node, built once from the Go module proxy into a cache that is keyed by version and architecture.
 
-Each program is put into the cache whole, by a rename: a build that was stopped goes on where it was.
+Each program is put into the cache whole, by a rename, and Go keeps the packages that it has compiled: a build that was
+stopped goes on where it was.
 """
 
 import json
@@ -19,13 +20,20 @@ from e2e.node.commands import run
 from e2e.node.errors import NodeError
 
 DEFAULT_VERSION = "v1.36.3"
+KUBERNETES = "k8s.io/kubernetes"
 # Earlier ones lack what the operator needs of Jobs.
 OLDEST_MINOR = 33
+# Nobody debugs these programs: data for debuggers, which the linker would drop, costs a tenth of compiling.
+QUICK = ("-gcflags=all=-dwarf=false",)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A Go module, and which of its packages make which programs."""
+    """A Go module, and which of its packages make which programs; a main package of ours, if there is a file of its name.
+
+    All but Kubernetes itself are built with the versions of libraries that its default version has: what they share, which
+    is most of them, is compiled once.
+    """
 
     module: str
     version: str
@@ -34,7 +42,8 @@ class Source:
 
 # Debian's etcd is too old to report the progress of watches, which clients of Kubernetes rely on today.
 ETCD = Source("go.etcd.io/etcd/server/v3", "v3.6.8", {"etcd": ""})
-COREDNS = Source("github.com/coredns/coredns", "v1.12.4", {"coredns": ""})
+# coredns.go: its own main package brings the clients of all clouds along.
+COREDNS = Source("github.com/coredns/coredns", "v1.12.4", {"coredns": "coredns.go"})
 HELM = Source("helm.sh/helm/v3", "v3.22.0", {"helm": "cmd/helm"})
 KWOK = Source("sigs.k8s.io/kwok", "v0.8.0", {"kwok": "cmd/kwok"})
 EXTRAS = {"helm": HELM, "kwok": KWOK}
@@ -43,7 +52,7 @@ EXTRAS = {"helm": HELM, "kwok": KWOK}
 def kubernetes(version: str) -> Source:
     """Return the source of a release of Kubernetes."""
     names = ["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kube-proxy", "kubelet", "kubectl"]
-    return Source("k8s.io/kubernetes", version, {name: f"cmd/{name}" for name in names})
+    return Source(KUBERNETES, version, {name: f"cmd/{name}" for name in names})
 
 
 def cache_root() -> Path:
@@ -87,15 +96,32 @@ def _build(source: Source, folder: Path) -> None:
         _say(f"Reading {source.module} {source.version} from the module proxy")
         _go(work, "mod", "init", "node")
         _go(work, "mod", "edit", f"-require={source.module}@{source.version}")
-        if source.module == "k8s.io/kubernetes":
-            _go(work, "mod", "edit", *_staging(source.version, work))
-        for number, (program, package) in enumerate(missing.items(), 1):
-            _say(f"Building {program} {source.version} ({number} of {len(missing)}); once per version")
-            start = time.monotonic()
-            path = "/".join(filter(None, [source.module, package]))
-            _go(work, "build", "-trimpath", "-ldflags", _stamp(source), "-o", str(work / program), path)
-            _keep(work / program, folder / program)
-            _say(f"Built {program} in {time.monotonic() - start:.0f} s")
+        if source.module == KUBERNETES:
+            _go(work, "mod", "edit", *_staging(source.version))
+        else:
+            _go(work, "mod", "edit", *_shared(source))
+        _say(f"Building {', '.join(missing)} {source.version}; once per version")
+        start = time.monotonic()
+        (work / "built").mkdir()
+        _go(work, "build", "-trimpath", *QUICK, "-ldflags", _stamp(source), "-o", *_targets(source, missing, work))
+        for program in missing:
+            _keep(work / "built" / program, folder / program)
+        _say(f"Built {', '.join(missing)} in {time.monotonic() - start:.0f} s")
+
+
+def _targets(source: Source, missing: dict[str, str], work: Path) -> Iterable[str]:
+    """Yield the output of a build and the packages to build."""
+    if len(missing) > 1:
+        # Each is named for the last element of its path.
+        yield f"{work / 'built'}{os.sep}"
+    else:
+        yield str(work / "built" / next(iter(missing)))
+    for package in missing.values():
+        if package.endswith(".go"):
+            shutil.copy(Path(__file__).with_name(package), work)
+            yield "."
+        else:
+            yield "/".join(filter(None, [source.module, package]))
 
 
 def _build_pause(folder: Path) -> None:
@@ -108,21 +134,38 @@ def _build_pause(folder: Path) -> None:
         _keep(Path(name) / "pause", folder / "pause")
 
 
-def _staging(version: str, work: Path) -> Iterable[str]:
+def _staging(version: str) -> Iterable[str]:
     """Yield the flags that point Kubernetes' staging modules, which it requires at v0.0.0, at their releases."""
-    described = run("go", "mod", "download", "-json", f"k8s.io/kubernetes@{version}", timeout=1800)
+    for path, required in _required(version).items():
+        if required == "v0.0.0":
+            yield f"-replace={path}={path}@{_staged(version)}"
+
+
+def _shared(source: Source) -> Iterable[str]:
+    """Yield the flags that bring the versions of libraries to those of Kubernetes."""
+    for path, required in _required(DEFAULT_VERSION).items():
+        if path != source.module:
+            yield f"-replace={path}={path}@{_staged(DEFAULT_VERSION) if required == 'v0.0.0' else required}"
+
+
+def _staged(version: str) -> str:
+    """Return the version of the staging modules of a release of Kubernetes."""
+    return f"v0.{version.removeprefix('v1.')}"
+
+
+def _required(version: str) -> dict[str, str]:
+    """Return the modules that a release of Kubernetes requires, with their versions."""
+    described = run("go", "mod", "download", "-json", f"{KUBERNETES}@{version}", timeout=1800)
     required = json.loads(run("go", "mod", "edit", "-json", json.loads(described)["GoMod"]))["Require"]
     if not required:
-        raise NodeError(f"{work}: Kubernetes {version} names no modules")
-    for module in required:
-        if module["Version"] == "v0.0.0":
-            yield f"-replace={module['Path']}={module['Path']}@v0.{version.removeprefix('v1.')}"
+        raise NodeError(f"Kubernetes {version} names no modules")
+    return {module["Path"]: module["Version"] for module in required}
 
 
 def _stamp(source: Source) -> str:
     """Return the linker's flags; `kubectl version` and the API server's /version read what they set."""
     flags = "-s -w"
-    if source.module == "k8s.io/kubernetes":
+    if source.module == KUBERNETES:
         for package in ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version"):
             minor = source.version.split(".")[1]
             fields = {"gitVersion": source.version, "gitMajor": "1", "gitMinor": minor, "gitTreeState": "clean"}
