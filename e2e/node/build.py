@@ -29,10 +29,10 @@ QUICK = ("-gcflags=all=-dwarf=false",)
 
 @dataclass(frozen=True)
 class Source:
-    """A Go module, and which of its packages make which programs; a main package of ours, if there is a file of its name.
+    """A Go module, and which of its packages, or of our files with a main package, make which programs.
 
-    All but Kubernetes itself are built with the versions of libraries that its default version has: what they share, which
-    is most of them, is compiled once.
+    All but Kubernetes itself are built with the versions of libraries that its default version has: what they share,
+    which is most of them, is compiled once.
     """
 
     module: str
