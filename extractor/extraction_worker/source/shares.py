@@ -20,7 +20,8 @@ _PAUSE = 0.1
 # A session is there with 0 units before it has any; in this database alone, as all sessions of a job are.
 _LOOK = """
 SELECT COALESCE(pg_catalog.sum(s.units) FILTER (WHERE s.pid <> pg_catalog.pg_backend_pid()), 0)::pg_catalog.int8,
-       pg_catalog.count(*)
+       pg_catalog.count(*),
+       pg_catalog.count(*) FILTER (WHERE s.units = 0 AND s.pid <> pg_catalog.pg_backend_pid())
 FROM (SELECT l.pid, pg_catalog.max(l.objid::pg_catalog.int8) AS units FROM pg_catalog.pg_locks AS l
       WHERE l.locktype = 'advisory' AND l.objsubid = 2 AND l.granted AND l.classid::pg_catalog.int8 = {key}
         AND l.objid::pg_catalog.int8 <= {units}
@@ -48,8 +49,9 @@ def take_share(session: ReadSession, budget: SlotBudget, wait: Callable[[float],
     session.row(f"SELECT pg_catalog.pg_try_advisory_xact_lock_shared({key}, 0)")
     while True:
         if session.row(f"SELECT pg_catalog.pg_try_advisory_lock({key}, {_TURN})") == (True,):
-            others, sessions = session.row(_LOOK.format(key=key, units=UNITS))
-            units = fair_units(int(str(others)), int(str(sessions)))
+            found = session.row(_LOOK.format(key=key, units=UNITS))
+            others, sessions, waiting = (int(str(number)) for number in found)
+            units = fair_units(others, sessions, waiting)
             take = f"pg_catalog.pg_try_advisory_xact_lock_shared({key}, {units})"
             session.row(f"SELECT {take}, pg_catalog.pg_advisory_unlock({key}, {_TURN})")
             if units:
@@ -57,8 +59,11 @@ def take_share(session: ReadSession, budget: SlotBudget, wait: Callable[[float],
         wait(_PAUSE)
 
 
-def fair_units(others: int, sessions: int) -> int:
+def fair_units(others: int, sessions: int, waiting: int) -> int:
     """Return how many units a session takes: an even share, or what is left if that is half of one; else 0.
+
+    Where others have less than that, and nobody waits, it takes half of what would be unused besides: so the rate is
+    used, and shares become even as chunks end.
 
     Parameters
     ----------
@@ -66,6 +71,10 @@ def fair_units(others: int, sessions: int) -> int:
         Units that others have.
     sessions
         How many read or wait, this one with them.
+    waiting
+        How many others have none yet.
     """
     fair, free = UNITS // sessions, UNITS - others
+    if free > fair and not waiting:
+        return fair + (free - fair) // 2
     return min(fair, free) if 2 * free >= fair else 0

@@ -2,13 +2,14 @@
 
 import random
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from extraction_worker.errors import Interrupted
+from extraction_worker.source.reader import ByteRate
 from extraction_worker.source.session import ReadSession, connect
 from extraction_worker.source.shares import UNITS, fair_units, take_share
 from extraction_worker.source.slots import SlotBudget
@@ -102,10 +103,63 @@ def test_shares_even_out_as_chunks_end(sessions, seed):
             waiting = []
             for place in order:
                 units[place] = 0
-                units[place] = fair_units(sum(units), sessions)
+                units[place] = fair_units(sum(units), sessions, units.count(0) - 1)
                 waiting += [] if units[place] else [place]
             assert len(waiting) < len(order), "everybody waits"
             # Those that read end their chunks, and wait behind the others.
             order = waiting
         assert sum(units) <= UNITS
     assert min(units) >= UNITS // sessions
+
+
+# Several pods, on a clock of the test's own ------------------------------------------------------------------------
+
+
+class Sharer:
+    """A thread of a pod that reads one chunk after the other, each with the share that it finds."""
+
+    def __init__(self, bucket: ByteRate, begins: float) -> None:
+        self.bucket, self.ready = bucket, begins
+        self.there = False
+        """Whether it reads, or waits for a share: others count it."""
+        self.units = self.left = 0
+        self.share = ExitStack()
+
+    def go_on(self, now: float, everybody: list["Sharer"], chunk: int) -> int:
+        """Do the next thing at this moment; return the bytes that it read, and be ready for another one later."""
+        if not self.left:
+            self.share.close()
+            self.units, self.there = 0, True
+            sessions = [other for other in everybody if other.there]
+            waiting = sum(not other.units for other in sessions) - 1
+            self.units = fair_units(sum(other.units for other in sessions), len(sessions), waiting)
+            if not self.units:
+                self.ready = now + 0.1
+                return 0
+            self.share.enter_context(self.bucket.sharing(self.units / UNITS))
+            self.left = chunk
+        waits: list[float] = []
+        self.bucket._sleep = waits.append
+        size = min(self.bucket.batch_bytes(2 << 20), self.left)
+        self.bucket.take(size)
+        self.ready = now + sum(waits)
+        self.left -= size
+        return size
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(
+    pods=st.integers(2, 6), threads=st.integers(1, 3), rate=st.integers(1 << 20, 1 << 26), seed=st.integers(0, 2**32)
+)
+def test_pods_together_keep_the_rate_within_a_tenth_over_ten_seconds(pods, threads, rate, seed):
+    chance, now = random.Random(seed), [0.0]
+    readers: list[Sharer] = []
+    for _ in range(pods):
+        bucket = ByteRate(rate, readers=threads, clock=lambda: now[0])
+        readers += [Sharer(bucket, chance.uniform(0, 2)) for _ in range(threads)]
+    seconds = [0] * 40
+    while (first := min(readers, key=lambda reader: reader.ready)).ready < len(seconds):
+        now[0] = first.ready
+        seconds[int(now[0])] += first.go_on(now[0], readers, chance.randint(rate // 2, 2 * rate))
+    for start in range(2, len(seconds) - 10):
+        assert sum(seconds[start : start + 10]) == pytest.approx(10 * rate, rel=0.1)
