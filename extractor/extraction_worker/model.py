@@ -5,15 +5,20 @@ Each is written by one stage and read by the next, perhaps in another pod and by
 for readers and for ``extraction verify``. Sizes are bytes, times are UTC.
 """
 
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, BinaryIO, ClassVar, Literal, Self
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
 from pydantic.alias_generators import to_camel
 
 from extraction_contract.status import ConnectionCounts
+from extraction_worker.lines import Changed, Descriptor, Lines, document, split
+from extraction_worker.lines import Read as ReadBytes
 
 PLAN_VERSION = "extraction-plan/v1"
 RESULT_VERSION = "extraction-result/v1"
@@ -44,6 +49,62 @@ class Value(BaseModel):
     def fingerprint(self) -> str:
         """Return the xxh3-128 of the canonical JSON as 32 hexadecimal digits."""
         return xxhash.xxh3_128_hexdigest(self.to_json())
+
+
+class LongValue(Value):
+    """A value whose last fields are long lists, which may be :class:`Lines`.
+
+    In its JSON each element of these has a line of its own, so that the document is written and read element by
+    element; a document with other lines, e.g. one that somebody formatted, is read as well, whole.
+    """
+
+    LISTS: ClassVar[dict[str, type[Value]]]
+    """Their elements by the lists' names, in the order of the fields; a list's name is the same in JSON."""
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield what :meth:`to_json` returns, in blocks."""
+        head = self.model_dump_json(exclude=set(self.LISTS), exclude_none=True).encode()
+        return document(head, ((name, getattr(self, name)) for name in self.LISTS))
+
+    def to_json(self) -> bytes:
+        """Return canonical JSON: fields in declared order, no nulls, UTF-8, a line for each element of the lists."""
+        return b"".join(self.blocks())
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Self:
+        """Parse what :meth:`to_json` wrote; pydantic's ValidationError names the field.
+
+        Every element is validated now, and made when it is asked for.
+        """
+        return cls._parse(io.BytesIO(data), lambda start, end: data[start:end]) or super().from_json(data)
+
+    @classmethod
+    def from_file(cls, file: BinaryIO) -> Self:
+        """Parse a file that stays as it is, and is closed by its owner; otherwise like :meth:`from_json`."""
+        owned = Descriptor(file.fileno())
+        return cls._parse(file, owned.read) or super().from_json(owned.read(0, os.fstat(file.fileno()).st_size))
+
+    @classmethod
+    def _parse(cls, lines: Iterable[bytes], read: ReadBytes) -> Self | None:
+        found = split(lines, tuple(cls.LISTS))
+        if found is None:
+            return None
+        head, spans = found
+        empty = "".join(f',"{name}":[]' for name in cls.LISTS)
+        lists = {name: Lines(model, read, *spans[name]) for name, model in cls.LISTS.items()}
+        try:
+            value = cls.model_validate_json(head.removesuffix(b"}") + empty.encode() + b"}")
+            for values in lists.values():
+                for _ in values:
+                    pass
+        except ValidationError:
+            # The whole names the field as people know it.
+            return None
+        return value.model_copy(update=lists)
+
+
+def _listed(value: Any, handler: Callable[[Any], Any]) -> Any:
+    return value if isinstance(value, Lines | Changed) else tuple(handler(value))
 
 
 # The source ------------------------------------------------------------------------------------------------------
@@ -252,12 +313,14 @@ class Format(Value):
     """Roll to the next part after this many bytes; None is one part for each chunk."""
 
 
-class Plan(Value):
+class Plan(LongValue):
     """Everything that workers need, and all that decides which rows and bytes come out.
 
     Its :meth:`plan_digest` covers identity, columns, predicates, types, format and versions. A chunk is reused
     only under an equal digest.
     """
+
+    LISTS = {"chunks": Chunk}
 
     version: str = PLAN_VERSION
     program: str
@@ -306,7 +369,8 @@ class Plan(Value):
     marker: str | None = None
     """What the source was like (:mod:`extraction_worker.source.unchanged`): while it is equal, the same reading gives
     the same rows. None where nobody asked, or nothing proves it."""
-    chunks: tuple[Chunk, ...]
+    chunks: Annotated[Sequence[Chunk], WrapValidator(_listed)]
+    """Each at the place of its index."""
 
     def plan_digest(self) -> str:
         """Return the digest of all that decides which rows and bytes come out.
@@ -433,8 +497,10 @@ class Reused(Value):
     published_at: datetime
 
 
-class Manifest(Value):
+class Manifest(LongValue):
     """``_manifest.json``: what was published, and the evidence that it is complete."""
+
+    LISTS = {"parts": Part, "chunks": ManifestChunk}
 
     version: str = MANIFEST_VERSION
     program: str
@@ -464,11 +530,11 @@ class Manifest(Value):
     bytes: int
     digest: str
     """xxh3-128 over the parts' names, rows and digests in order: one value for the whole set."""
-    parts: tuple[Part, ...]
-    chunks: tuple[ManifestChunk, ...]
+    parts: Annotated[Sequence[Part], WrapValidator(_listed)]
+    chunks: Annotated[Sequence[ManifestChunk], WrapValidator(_listed)]
 
     @staticmethod
-    def set_digest(parts: tuple[Part, ...]) -> str:
+    def set_digest(parts: Iterable[Part]) -> str:
         """Return the digest of a set of parts: xxh3-128 over ``NAME ROWS BYTES XXH3`` lines in order."""
         state = xxhash.xxh3_128()
         for part in parts:

@@ -179,10 +179,11 @@ class FolderSink:
         with tree.sink_errors(f"Reading {self._where}"):
             try:
                 with tree.opened(self._root, self._path.segments) as folder:
-                    data = tree.read_file(folder, MANIFEST_NAME)
+                    file = os.fdopen(tree.open_regular(folder, MANIFEST_NAME), "rb")
             except FileNotFoundError:
                 return None
-        return parse_manifest(data, self._where) if data is not None else None
+            with file:
+                return parse_manifest(file, self._where)
 
     def publish(self, manifest: Manifest) -> Manifest:
         """Move exactly the parts of ``manifest`` into place, fenced (see :class:`extraction_worker.sink.abc.Sink`).
@@ -224,7 +225,7 @@ class FolderSink:
                 os.close(file)
                 if size != part.bytes:
                     raise corrupted(part, f"{size} bytes instead of {part.bytes}")
-            tree.write_file(folder, MANIFEST_NAME, manifest.to_json())
+            tree.write_file(folder, MANIFEST_NAME, manifest.blocks())
 
     def _move(self, run: int, name: str, parent: int, manifest: Manifest) -> Manifest:
         try:

@@ -1,19 +1,20 @@
 """What both sinks must know of a published set: whether it is ours, and what belongs to it."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from pydantic import ValidationError
 
 from extraction_worker.errors import SinkExists
-from extraction_worker.model import MANIFEST_VERSION, Manifest
+from extraction_worker.lines import Changed
+from extraction_worker.model import MANIFEST_VERSION, Manifest, Part
 from extraction_worker.sink.abc import MANIFEST_NAME
 
 IfExists = Literal["Fail", "Replace"]
 
 
-def parse_manifest(data: bytes, where: str) -> Manifest:
-    """Parse the manifest found at ``where``.
+def parse_manifest(found: bytes | BinaryIO, where: str) -> Manifest:
+    """Parse the manifest found at ``where``; a file of it may be closed afterwards, but must not change.
 
     Raises
     ------
@@ -22,7 +23,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         this program may replace.
     """
     try:
-        manifest = Manifest.from_json(data)
+        manifest = Manifest.from_json(found) if isinstance(found, bytes) else Manifest.from_file(found)
     except ValidationError as error:
         raise _foreign(where, f"{MANIFEST_NAME} is not a manifest of this program") from error
     if manifest.version != MANIFEST_VERSION:
@@ -36,8 +37,11 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
 
 def as_published(manifest: Manifest) -> Manifest:
     """Return the manifest as readers get it: without the uploads that held the parts."""
-    parts = tuple(part.model_copy(update={"upload_id": None, "upload_parts": ()}) for part in manifest.parts)
-    return manifest.model_copy(update={"parts": parts})
+    return manifest.model_copy(update={"parts": Changed(manifest.parts, _without_upload)})
+
+
+def _without_upload(part: Part) -> Part:
+    return part.model_copy(update={"upload_id": None, "upload_parts": ()})
 
 
 def require_ours(names: Iterable[str], manifest: Manifest | None, where: str, *, also: Iterable[str] = ()) -> None:

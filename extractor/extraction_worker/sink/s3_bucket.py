@@ -3,15 +3,16 @@
 import base64
 import contextlib
 import hashlib
+import tempfile
 import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from extraction_worker.errors import SinkUnavailable
+from extraction_worker.parallel import in_order
 from extraction_worker.sink.paths import nonce
 from extraction_worker.sink.s3_client import (
     PARALLEL,
@@ -28,6 +29,9 @@ from extraction_worker.sink.s3_client import (
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+
+
+_BLOCK: Final = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -106,27 +110,55 @@ class Bucket:
         except Missing:
             return None
 
+    def fetch(self, key: str) -> tuple[BinaryIO, str] | None:
+        """Read a large object into a temporary file, and return that and its ETag; None when there is none."""
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+        try:
+            with self._errors("Reading", key, Missing):
+                reply = self.client.get_object(Bucket=self.name, Key=key)
+                for block in reply["Body"].iter_chunks(_BLOCK):
+                    file.write(block)
+        except BaseException as error:
+            file.close()
+            if isinstance(error, Missing):
+                return None
+            raise
+        file.seek(0)
+        return file, reply["ETag"]
+
     def blocks(self, key: str, size: int) -> Iterator[bytes]:
         """Yield the content of an object in blocks; raises Missing."""
         with self._errors("Reading", key, Missing):
             yield from self.client.get_object(Bucket=self.name, Key=key)["Body"].iter_chunks(size)
 
-    def put(self, key: str, data: bytes, *, absent: bool = False, etag: str | None = None) -> str:
-        """Write a small object, verified by its CRC-32; return its ETag.
+    def put(self, key: str, data: bytes | Iterable[bytes], *, absent: bool = False, etag: str | None = None) -> str:
+        """Write an object, verified by its CRC-32; return its ETag.
 
-        With ``absent`` only where there is none, with ``etag`` only over the object that has it.
+        With ``absent`` only where there is none, with ``etag`` only over the object that has it. What comes in blocks
+        passes through a temporary file.
 
         Raises
         ------
         Conflict
             The condition doesn't hold, or another write is under way.
         """
+        if isinstance(data, bytes):
+            return self._put(key, data, zlib.crc32(data), absent=absent, etag=etag)
+        with tempfile.TemporaryFile() as file:
+            crc32 = 0
+            for block in data:
+                crc32 = zlib.crc32(block, crc32)
+                file.write(block)
+            file.seek(0)
+            return self._put(key, file, crc32, absent=absent, etag=etag)
+
+    def _put(self, key: str, body: bytes | BinaryIO, crc32: int, *, absent: bool, etag: str | None) -> str:
         condition: Any = {"IfNoneMatch": "*"} if absent else {"IfMatch": etag} if etag else {}
         try:
             # Over an object that is gone, If-Match answers 404.
             with self._errors("Writing", key, *((Conflict, Missing) if condition else ())):
                 reply = self.client.put_object(
-                    Bucket=self.name, Key=key, Body=data, ChecksumCRC32=_base64_crc32(zlib.crc32(data)), **condition
+                    Bucket=self.name, Key=key, Body=body, ChecksumCRC32=_base64_crc32(crc32), **condition
                 )
                 return reply["ETag"]
         except Missing:
@@ -252,15 +284,8 @@ class Bucket:
 
 def each(function: Callable[[Any], object], values: Iterable[Any]) -> None:
     """Call ``function`` on each value, several at once; the first error ends it, after those under way."""
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        futures = [pool.submit(function, value) for value in values]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+    for _ in in_order(function, values, PARALLEL, name="store"):
+        pass
 
 
 def _base64_crc32(crc32: int) -> str:

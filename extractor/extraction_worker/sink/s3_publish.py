@@ -15,7 +15,7 @@ the old one back, which is still whole, because only ``published`` lets anybody 
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from extraction_worker.errors import SinkExists, SinkRefused, SinkUnavailable
@@ -37,6 +37,14 @@ class Intent(Value):
 
     parts: tuple[str, ...]
     replaces: Manifest | None = None
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield what :meth:`to_json` returns, in blocks: the manifest may be long."""
+        yield Intent(parts=self.parts).to_json().removesuffix(b"}")
+        if self.replaces is not None:
+            yield b',"replaces":'
+            yield from self.replaces.blocks()
+        yield b"}"
 
 
 class Publication:
@@ -73,8 +81,11 @@ class Publication:
 
     def current(self) -> tuple[Manifest | None, str | None]:
         """Return the manifest at the prefix and its ETag; raises SinkExists when it isn't one of ours."""
-        found = self._bucket.get(self._manifest)
-        return (parse_manifest(found.data, self._uri), found.etag) if found else (None, None)
+        found = self._bucket.fetch(self._manifest)
+        if found is None:
+            return None, None
+        with found[0] as file:
+            return parse_manifest(file, self._uri), found[1]
 
     def require_free(self) -> None:
         """Refuse a prefix where this run may not publish; raises SinkExists."""
@@ -94,7 +105,7 @@ class Publication:
         self._require_free(names, current, also=(name for intent in known for name in intent.parts))
         intent = Intent(parts=tuple(part.name for part in manifest.parts), replaces=current)
         key = f"{self._intents}{nonce()}.json"
-        self._bucket.put(key, intent.to_json())
+        self._bucket.put(key, intent.blocks())
         each(self._complete, manifest.parts)
         written = self._write(as_published(manifest), etag)
         if written.run_id != self._run_id:
@@ -176,7 +187,7 @@ class Publication:
         for attempt in range(_TRIES):
             try:
                 absent, over = (etag is None, etag) if self._guarded else (False, None)
-                self._bucket.put(self._manifest, manifest.to_json(), absent=absent, etag=over)
+                self._bucket.put(self._manifest, manifest.blocks(), absent=absent, etag=over)
             except Conflict:
                 now, now_etag = self.current()
                 # A lost reply: the first attempt succeeded, the second met it. Or a publisher of the same run.
@@ -219,7 +230,7 @@ class Publication:
             return
         try:
             if replaced:
-                self._bucket.put(self._manifest, replaced.to_json(), etag=etag)
+                self._bucket.put(self._manifest, replaced.blocks(), etag=etag)
             else:
                 self._bucket.delete_if(self._manifest, etag)
         except Conflict:

@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from extraction_worker.errors import SinkFull, SinkRefused, SinkUnavailable
@@ -105,11 +105,12 @@ def write_all(file: int, data: bytes | bytearray | memoryview) -> None:
         view = view[os.write(file, view) :]
 
 
-def write_file(folder: int, name: str, data: bytes) -> None:
-    """Create a file with this content, durably."""
+def write_file(folder: int, name: str, data: bytes | Iterable[bytes]) -> None:
+    """Create a file with this content, which may come in blocks, durably."""
     file = create_file(folder, name)
     try:
-        write_all(file, data)
+        for block in (data,) if isinstance(data, bytes) else data:
+            write_all(file, block)
         os.fsync(file)
     finally:
         os.close(file)

@@ -40,7 +40,11 @@ def bundle_chunks(plan: Plan, bundle: int, bundles: int) -> Sequence[Chunk]:
     bundle
         From 0.
     """
-    total = len(plan.chunks)
-    # The least i with i * bundles >= bundle * total, and the same for the next bundle.
-    first, end = -(-bundle * total // bundles), -(-(bundle + 1) * total // bundles)
+    first, end = bundle_span(len(plan.chunks), bundle, bundles)
     return plan.chunks[first:end]
+
+
+def bundle_span(total: int, bundle: int, bundles: int) -> tuple[int, int]:
+    """Return the first chunk of a bundle, and the one behind its last, of ``total``."""
+    # The least i with i * bundles >= bundle * total, and the same for the next bundle.
+    return -(-bundle * total // bundles), -(-(bundle + 1) * total // bundles)

@@ -32,7 +32,7 @@ from extraction_worker.sink.open import open_sink
 from extraction_worker.source.slots import patiently
 from extraction_worker.stages.owner import Owner
 from extraction_worker.stages.plan import Reading, read_job
-from extraction_worker.stages.results import finished_results, put_result
+from extraction_worker.stages.results import ChunkResults, finished_results, put_result
 from extraction_worker.stages.settings import LocalOptions, cache_scope, plan_memory
 from extraction_worker.stages.source import JobSource
 
@@ -52,7 +52,7 @@ class _Attempt:
     """What one attempt has: its plan, and the results so far."""
 
     plan: Plan
-    results: dict[int, ChunkResult] = field(default_factory=dict)
+    results: ChunkResults = field(default_factory=ChunkResults)
     continues: frozenset[str] = frozenset()
     taken: "Taken | None" = None
     """The result of an earlier job, in the place of results."""
@@ -274,7 +274,7 @@ class LocalRun:
         def on_result(result: ChunkResult) -> None:
             if attempt.plan.consistency is Consistency.PER_PARTITION:
                 put_result(sink, result)
-            attempt.results[result.chunk] = result
+            attempt.results.put(result)
 
         try:
             self._check_stopped()
@@ -294,8 +294,7 @@ class LocalRun:
         if attempt.taken is not None:
             return publish_taken(attempt.taken.manifest, sink)
         job = f"{self._namespace}/{self._job.metadata.name}"
-        results = attempt.results.values()
-        manifest = publish(attempt.plan, job, results, sink, writer=self._name, continues=attempt.continues)
+        manifest = publish(attempt.plan, job, attempt.results, sink, writer=self._name, continues=attempt.continues)
         if (known := self._known_results()) is not None:
             known.remember(attempt.plan, manifest)
         return manifest

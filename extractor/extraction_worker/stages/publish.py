@@ -2,11 +2,12 @@
 
 import base64
 from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from itertools import chain
 
 from extraction_worker.errors import VerificationFailed
+from extraction_worker.lines import Writer
 from extraction_worker.model import (
     ChunkResult,
     Manifest,
@@ -17,6 +18,7 @@ from extraction_worker.model import (
     Replaced,
     Verification,
 )
+from extraction_worker.parallel import in_order
 from extraction_worker.sink.abc import Sink
 from extraction_worker.source.types import target_schema
 from extraction_worker.stages.work import empty_result
@@ -24,38 +26,40 @@ from extraction_worker.stages.work import empty_result
 _CHECKERS = 2
 
 
-def complete_results(plan: Plan, digests: frozenset[str], results: Iterable[ChunkResult]) -> tuple[ChunkResult, ...]:
-    """Return the results in the order of the plan's chunks.
+def complete_results(plan: Plan, digests: frozenset[str], results: Mapping[int, ChunkResult]) -> Iterator[ChunkResult]:
+    """Yield the results in the order of the plan's chunks; nothing before it is certain that every chunk has one.
 
     Parameters
     ----------
     digests
         Digests of the plans whose results are good: this plan's, and under ``Degrade`` the one that it continues.
+    results
+        By chunk.
 
     Raises
     ------
     VerificationFailed
-        A chunk has no result or two, or a result belongs to another plan or to no chunk; the chunk is named.
+        A chunk has no result, or a result belongs to another plan or to no chunk; the chunk is named.
     """
-    by_chunk: dict[int, ChunkResult] = {}
-    for result in results:
-        if result.plan_digest not in digests:
-            raise VerificationFailed(f"Chunk {result.chunk}: its result belongs to plan {result.plan_digest}.")
-        if result.chunk in by_chunk:
-            raise VerificationFailed(f"Chunk {result.chunk} has two results.")
-        if any(part.chunk != result.chunk for part in result.parts):
-            raise VerificationFailed(f"Chunk {result.chunk}: its result names parts of another chunk.")
-        if sum(part.rows for part in result.parts) != result.rows:
-            raise VerificationFailed(f"Chunk {result.chunk}: its parts don't have the rows that were read.")
-        by_chunk[result.chunk] = result
-    missing = [chunk.index for chunk in plan.chunks if chunk.index not in by_chunk]
+    missing = [index for index in range(len(plan.chunks)) if index not in results]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise VerificationFailed(f"Chunk {missing[0]}{more} has no result.")
-    if len(by_chunk) != len(plan.chunks):
-        known = {chunk.index for chunk in plan.chunks}
-        raise VerificationFailed(f"Chunk {min(set(by_chunk) - known)} has a result, but isn't in the plan.")
-    return tuple(by_chunk[chunk.index] for chunk in plan.chunks)
+    if len(results) != len(plan.chunks):
+        raise VerificationFailed(f"Chunk {max(results)} has a result, but isn't in the plan.")
+    return (_good(chunk, results[chunk], digests) for chunk in range(len(plan.chunks)))
+
+
+def _good(chunk: int, result: ChunkResult, digests: frozenset[str]) -> ChunkResult:
+    if result.chunk != chunk:
+        raise VerificationFailed(f"Chunk {chunk}: its result is that of chunk {result.chunk}.")
+    if result.plan_digest not in digests:
+        raise VerificationFailed(f"Chunk {chunk}: its result belongs to plan {result.plan_digest}.")
+    if any(part.chunk != chunk for part in result.parts):
+        raise VerificationFailed(f"Chunk {chunk}: its result names parts of another chunk.")
+    if sum(part.rows for part in result.parts) != result.rows:
+        raise VerificationFailed(f"Chunk {chunk}: its parts don't have the rows that were read.")
+    return result
 
 
 def check_parts(sink: Sink, parts: Iterable[Part]) -> None:
@@ -66,14 +70,36 @@ def check_parts(sink: Sink, parts: Iterable[Part]) -> None:
     VerificationFailed
         The first part, in order, that the sink doesn't hold as it was written.
     """
-    with ThreadPoolExecutor(_CHECKERS, thread_name_prefix="check") as executor:
-        for _ in executor.map(sink.check_part, parts):
-            pass
+    for _ in in_order(sink.check_part, parts, _CHECKERS, name="check"):
+        pass
 
 
-def make_manifest(plan: Plan, job: str, results: tuple[ChunkResult, ...], *, published_at: datetime) -> Manifest:
-    """Return the manifest of the results. It still names the uploads that hold the parts: the sink takes them out."""
-    parts = tuple(part for result in results for part in result.parts)
+def make_manifest(
+    plan: Plan, plan_digest: str, job: str, results: Iterable[ChunkResult], *, published_at: datetime
+) -> Manifest:
+    """Return the manifest of the results, each of which is looked at once, and kept in a temporary file.
+
+    It still names the uploads that hold the parts: the sink takes them out.
+    """
+    parts, chunks = Writer(Part), Writer(ManifestChunk)
+    replaced: Counter[tuple[str, str]] = Counter()
+    rows = size = 0
+    for result in results:
+        rows += result.rows
+        for part in result.parts:
+            size += part.bytes
+            parts.append(part)
+        for entry in result.replaced:
+            replaced[entry.column, entry.kind] += entry.count
+        chunks.append(
+            ManifestChunk(
+                chunk=result.chunk,
+                rows=result.rows,
+                parts=tuple(part.name for part in result.parts),
+                columns=result.columns,
+                source_proven=any(column.source for column in result.columns),
+            )
+        )
     return Manifest(
         program=plan.program,
         run_id=plan.run_id,
@@ -83,7 +109,7 @@ def make_manifest(plan: Plan, job: str, results: tuple[ChunkResult, ...], *, pub
         query_hash=plan.query_hash,
         consistency=plan.consistency,
         identity=plan.identity,
-        plan_digest=plan.plan_digest(),
+        plan_digest=plan_digest,
         planned_at=plan.planned_at,
         published_at=published_at,
         format=plan.format,
@@ -91,21 +117,14 @@ def make_manifest(plan: Plan, job: str, results: tuple[ChunkResult, ...], *, pub
         proof_sample=plan.proof_sample,
         columns=manifest_columns(plan),
         arrow_schema=base64.b64encode(target_schema(plan.columns).serialize()).decode(),
-        replaced=_replaced(results),
-        rows=sum(result.rows for result in results),
-        bytes=sum(part.bytes for part in parts),
-        digest=Manifest.set_digest(parts),
-        parts=parts,
-        chunks=tuple(
-            ManifestChunk(
-                chunk=result.chunk,
-                rows=result.rows,
-                parts=tuple(part.name for part in result.parts),
-                columns=result.columns,
-                source_proven=any(column.source for column in result.columns),
-            )
-            for result in results
+        replaced=tuple(
+            Replaced(column=column, kind=kind, count=count) for (column, kind), count in sorted(replaced.items())
         ),
+        rows=rows,
+        bytes=size,
+        digest=Manifest.set_digest(parts.lines()),
+        parts=parts.lines(),
+        chunks=chunks.lines(),
     )
 
 
@@ -134,7 +153,7 @@ def publish_taken(manifest: Manifest, sink: Sink) -> Manifest:
 def publish(
     plan: Plan,
     job: str,
-    results: Iterable[ChunkResult],
+    results: Mapping[int, ChunkResult],
     sink: Sink,
     *,
     writer: str,
@@ -148,6 +167,8 @@ def publish(
     ----------
     job
         ``NAMESPACE/NAME``.
+    results
+        By chunk. Each is read on its own, so that memory doesn't grow with their number.
     writer
         Who we are: the pod's uid, or the local process.
     continues
@@ -160,17 +181,14 @@ def publish(
     SinkExists, SinkRefused, SinkUnavailable, SinkFull
         From the sink; nothing of this run is visible then.
     """
-    complete = complete_results(plan, continues | {plan.plan_digest()}, results)
-    if not any(result.parts for result in complete):
-        complete = (empty_result(plan, sink, writer), *complete[1:])
+    digest = plan.plan_digest()
+    manifest = make_manifest(
+        plan, digest, job, complete_results(plan, continues | {digest}, results), published_at=datetime.now(UTC)
+    )
+    if not manifest.parts:
+        others = (results[chunk] for chunk in range(1, len(plan.chunks)))
+        complete = chain([empty_result(plan, sink, writer)], others)
+        manifest = make_manifest(plan, digest, job, complete, published_at=datetime.now(UTC))
     if plan.verification is not Verification.NONE:
-        check_parts(sink, (part for result in complete for part in result.parts))
-    return sink.publish(make_manifest(plan, job, complete, published_at=datetime.now(UTC)))
-
-
-def _replaced(results: tuple[ChunkResult, ...]) -> tuple[Replaced, ...]:
-    counts: Counter[tuple[str, str]] = Counter()
-    for result in results:
-        for entry in result.replaced:
-            counts[entry.column, entry.kind] += entry.count
-    return tuple(Replaced(column=column, kind=kind, count=count) for (column, kind), count in sorted(counts.items()))
+        check_parts(sink, manifest.parts)
+    return sink.publish(manifest.model_copy(update={"published_at": datetime.now(UTC)}))

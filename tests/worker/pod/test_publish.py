@@ -90,21 +90,50 @@ def test_a_damaged_part_is_never_published_and_its_chunk_named(worked):
 def test_a_result_that_cannot_be_read_is_named_once_nothing_else_is_missing(worked):
     name = worked.results()[2]
     whole = worked.sink().get_state(name)
-    collector = Collector(worked.plan(), worked.sink())
+    collector = Collector(worked.plan(), worked.sink(), 2)
     worked.sink().put_state(name, whole[:-9])
     with pytest.raises(VerificationFailed, match=f"Chunk 2: {name}"):
         collector.look()
     # Its bundle was repeated.
     worked.sink().put_state("results/00002-zzz.json", whole)
     assert collector.look()
-    assert [result.chunk for result in collector.chosen()] == list(range(len(worked.plan().chunks)))
+    assert sorted(collector.chosen()) == list(range(len(worked.plan().chunks)))
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_publisher_doesnt_wait_for_a_result_that_vanished_after_its_bundle_was_finished(worked, damaged):
+    name = next(name for name in worked.results() if name.startswith("results/00005-"))
+    staged = worked.etc / "volumes" / "lake" / "_staging" / "uid-1" / "state" / name
+    staged.write_bytes(b"{}") if damaged else staged.unlink()
+    # Another is missing, too, whose bundle isn't finished as far as is known: it may come.
+    other = worked.etc / "volumes" / "lake" / "_staging" / "uid-1" / "state" / "ends" / "00001-pod-1.json"
+    other.unlink()
+    (staged.parent / worked.results()[-1].removeprefix("results/")).unlink()
+    now = [0.0]
+    collector = Collector(worked.plan(), worked.sink(), 2, clock=lambda: now[0])
+    assert not collector.look()
+    now[0] = collect_module.SETTLE_SECONDS - 0.1
+    assert not collector.look()
+    now[0] = collect_module.SETTLE_SECONDS
+    what = "isn't one" if damaged else "isn't in staging"
+    with pytest.raises(VerificationFailed, match=f"Chunk 5 has no result: pod pod-0 finished bundle 0, but .*{what}"):
+        collector.look()
+
+
+def test_a_missing_chunk_ends_publish_by_its_name_and_nothing_is_published(worked, monkeypatch):
+    monkeypatch.setattr(collect_module, "SETTLE_SECONDS", 0.0)
+    name = next(name for name in worked.results() if name.startswith("results/00005-"))
+    (worked.etc / "volumes" / "lake" / "_staging" / "uid-1" / "state" / name).unlink()
+    with pytest.raises(VerificationFailed, match="Chunk 5 has no result"):
+        worked.run("publish")
+    assert unpublished(worked)
 
 
 def test_each_result_is_read_once(worked, monkeypatch):
     read = []
     original = collect_module.read_result
     monkeypatch.setattr(collect_module, "read_result", lambda sink, name: read.append(name) or original(sink, name))
-    collector = Collector(worked.plan(), worked.sink())
+    collector = Collector(worked.plan(), worked.sink(), 2)
     assert collector.look()
     assert collector.look()
     assert sorted(read) == worked.results()

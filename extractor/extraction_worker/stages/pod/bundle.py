@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Worked:
     """A bundle that is done."""
 
-    results: tuple[ChunkResult, ...]
+    results: Mapping[int, ChunkResult]
     reused: int = 0
     """Chunks whose result was in staging already."""
     retries: int = 0
@@ -74,12 +74,11 @@ def work_chunks(
         finished = finished_results(sink, plan, chunks, progress.say)
         reused = len(finished)
         if reused == len(chunks):
-            return Worked(tuple(finished.values()), reused)
-        results = dict(finished)
+            return Worked(finished, reused)
 
         def on_result(result: ChunkResult) -> None:
             put_result(sink, result)
-            results[result.chunk] = result
+            finished.put(result)
 
         source = pod.source()
         source.pin(plan.address)
@@ -107,18 +106,19 @@ def work_chunks(
             raise holder.explain(error) if holder is not None else error from None
         finally:
             pool.dispose()
-        return Worked(tuple(results.values()), reused, progress.now().retries, pool.statistics)
+        return Worked(finished, reused, progress.now().retries, pool.statistics)
 
 
 def bundle_message(bundle: int, worked: Worked, seconds: float) -> BundleMessage:
     """Return what the operator is told of a bundle that is done."""
     counts = worked.pool
+    rows, size = _totals(worked.results.values())
     return BundleMessage(
         bundle=bundle,
         chunks=len(worked.results),
         reused=worked.reused,
-        rows=sum(result.rows for result in worked.results),
-        bytes=sum(result.source_bytes for result in worked.results),
+        rows=rows,
+        bytes=size,
         seconds=round(seconds, 3),
         retries=worked.retries,
         sessions=counts.created if counts else 0,
@@ -130,6 +130,14 @@ def bundle_message(bundle: int, worked: Worked, seconds: float) -> BundleMessage
         sessions_leaked=counts.leaks if counts else 0,
         memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     )
+
+
+def _totals(results: Iterable[ChunkResult]) -> tuple[int, int]:
+    """Return the rows of results, and the bytes that the source sent for them."""
+    rows = size = 0
+    for result in results:
+        rows, size = rows + result.rows, size + result.source_bytes
+    return rows, size
 
 
 def _live(pod: str, progress: Progress) -> Callable[[], PodProgress]:

@@ -1,26 +1,46 @@
 """Gathering the results of all bundles from staging."""
 
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable
 
 from extraction_worker.errors import VerificationFailed
 from extraction_worker.model import ChunkResult, Plan
+from extraction_worker.parallel import in_order
 from extraction_worker.sink.abc import Sink
-from extraction_worker.stages.results import FOLDER, check_result, chunk_of, read_result
+from extraction_worker.stages.bundles import bundle_span
+from extraction_worker.stages.pod import starts
+from extraction_worker.stages.results import FOLDER, ChunkResults, check_result, chunk_of, read_result
 
 _READERS = 8
+SETTLE_SECONDS = 10.0
+"""After the end of a bundle, a store may take so long to list what was written before."""
 
 
 class Collector:
-    """The results of one plan, as they come. Each document is read once; those of other plans are ignored."""
+    """The results of one plan, as they come. Each document is read once; those of other plans are ignored.
 
-    def __init__(self, plan: Plan, sink: Sink) -> None:
+    Parameters
+    ----------
+    bundles
+        Into how many the plan is divided.
+    clock
+        Seconds, monotonic.
+    """
+
+    def __init__(self, plan: Plan, sink: Sink, bundles: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._sink = sink
         self._digest = plan.plan_digest()
-        self._chunks = [chunk.index for chunk in plan.chunks]
-        self._missing = set(self._chunks)
-        self._found: dict[int, list[ChunkResult]] = {}
+        self._total = len(plan.chunks)
+        self._bundles = bundles
+        self._clock = clock
+        self._missing = set(range(self._total))
+        self._found = ChunkResults()
+        self._others: dict[int, list[ChunkResult]] = {}
+        """Further results of a chunk, of a bundle that was worked twice."""
         self._unreadable: dict[int, str] = {}
         self._seen: set[str] = set()
+        self._finished: dict[int, tuple[str, float]] = {}
+        """Of bundles that a pod finished: that pod, and when that was seen first."""
 
     @property
     def done(self) -> int:
@@ -33,18 +53,39 @@ class Collector:
         Raises
         ------
         VerificationFailed
-            Nothing is missing any more but results that can't be read; one is named.
+            A chunk's result is missing or can't be read although its bundle is finished, or because nothing else is
+            missing any more; the chunk is named.
         SinkUnavailable
             The sink can't be read now; nothing is forgotten, so look again.
         """
+        # Before the results: whoever finished a bundle had written all of its results.
+        finished = dict(starts.finished(self._sink))
         new = sorted(name for name in self._sink.list_state(FOLDER) if name not in self._seen)
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="collect") as executor:
-            for name, result in zip(new, executor.map(lambda name: read_result(self._sink, name), new), strict=True):
-                self._take(name, result)
+        results = in_order(lambda name: read_result(self._sink, name), new, _READERS, name="collect")
+        for name, result in zip(new, results, strict=True):
+            self._take(name, result)
         if self._missing and self._missing <= self._unreadable.keys():
             chunk = min(self._missing)
             raise VerificationFailed(f"Chunk {chunk}: {self._unreadable[chunk]} in staging isn't a result.")
+        self._require_finished(finished)
         return not self._missing
+
+    def _require_finished(self, finished: dict[int, str]) -> None:
+        now = self._clock()
+        for bundle, pod in finished.items():
+            _, since = self._finished.setdefault(bundle, (pod, now))
+            if now - since < SETTLE_SECONDS:
+                continue
+            first, end = bundle_span(self._total, bundle, self._bundles)
+            missing = [chunk for chunk in range(first, end) if chunk in self._missing]
+            if missing:
+                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+                name = self._unreadable.get(missing[0])
+                what = f"{name} in staging isn't one" if name is not None else "it isn't in staging"
+                raise VerificationFailed(
+                    f"Chunk {missing[0]}{more} has no result: pod {pod} finished bundle {bundle}, but {what}.",
+                    hint="Something changes or removes what is below _staging: a lifecycle rule, perhaps.",
+                )
 
     def _take(self, name: str, result: ChunkResult | None) -> None:
         self._seen.add(name)
@@ -53,19 +94,22 @@ class Collector:
             return
         if result is None or result.chunk != chunk:
             self._unreadable[chunk] = name
-        elif result.plan_digest == self._digest:
-            self._found.setdefault(chunk, []).append(result)
-            self._missing.discard(chunk)
+        elif result.plan_digest == self._digest and chunk < self._total:
+            if chunk in self._found:
+                self._others.setdefault(chunk, []).append(result)
+            else:
+                self._found.put(result)
+                self._missing.discard(chunk)
 
-    def chosen(self) -> list[ChunkResult]:
+    def chosen(self) -> ChunkResults:
         """Return one result for each chunk: of several, the first that is whole, in the order of who wrote them.
 
-        Raises
-        ------
-        VerificationFailed
-            Of several results of a chunk, the sink holds none as it was written.
+        Of several of which none is whole it is the last: publishing checks that, and names the chunk.
         """
-        return [self._choose(self._found[chunk]) for chunk in self._chunks]
+        for chunk, others in self._others.items():
+            self._found.put(self._choose([self._found[chunk], *others]))
+        self._others.clear()
+        return self._found
 
     def _choose(self, results: list[ChunkResult]) -> ChunkResult:
         *others, last = sorted(results, key=lambda result: result.worker)

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from extraction_contract.messages import BundleMessage, PublishMessage
@@ -43,11 +43,12 @@ def run(invocation: Invocation) -> PublishMessage:
         manifest = sink.publish(manifest)
     else:
         plan = _own_plan(pod, sink)
-        results: Sequence[ChunkResult] = ()
+        bundles = pod.bundles(plan)
+        results: Mapping[int, ChunkResult] = {}
         if (taken := pod.taken(sink, plan)) is not None:
             pass
-        elif pod.bundles(plan) > 1:
-            results = _collect(pod, plan, sink)
+        elif bundles > 1:
+            results = _collect(pod, plan, sink, bundles)
         else:
             memory = pod.memory(pod.environment.killed)
             worked = work_chunks(pod, plan, plan.chunks, sink, memory, alone=True, holder=pod.holder())
@@ -57,7 +58,7 @@ def run(invocation: Invocation) -> PublishMessage:
             held = pod.holder()
             held.release()
             held_seconds = (datetime.now(UTC) - held.snapshot().taken_at).total_seconds()
-        connections = _connections(results)
+        connections = _connections(results.values())
         invocation.stop.check()
         if taken is not None:
             manifest = publish_taken(taken.manifest, sink)
@@ -80,10 +81,13 @@ def _own_plan(pod: JobPod, sink: Sink) -> Plan:
     return plan
 
 
-def _connections(results: Sequence[ChunkResult]) -> ConnectionCounts | None:
+def _connections(results: Iterable[ChunkResult]) -> ConnectionCounts | None:
     """Return what the pools of all that read did; None where nobody counted."""
-    counted = [result.connections for result in results if result.connections is not None]
-    return sum(counted, ConnectionCounts()) if counted else None
+    total: ConnectionCounts | None = None
+    for result in results:
+        if result.connections is not None:
+            total = (total or ConnectionCounts()) + result.connections
+    return total
 
 
 def _with_counts(
@@ -102,9 +106,9 @@ def _with_counts(
     return full
 
 
-def _collect(pod: JobPod, plan: Plan, sink: Sink) -> Sequence[ChunkResult]:
+def _collect(pod: JobPod, plan: Plan, sink: Sink, bundles: int) -> Mapping[int, ChunkResult]:
     invocation, holder = pod.invocation, pod.holder()
-    collector = Collector(plan, sink)
+    collector = Collector(plan, sink, bundles)
     logged = time.monotonic()
     while True:
         started = time.monotonic()

@@ -1,10 +1,16 @@
-"""Markers of workers in staging, by which a bundle whose pod was killed for its memory is begun with less of it.
+"""Markers of workers in staging: who began a bundle, and who finished it.
 
 ``starts/BUNDLE-PODUID.json`` is written before a bundle's first chunk and closed when the pod ends by itself without
 having finished the bundle. One that stays open is of a pod that was killed, most likely for its memory: a Job's
 template can't change, so the next pod halves its settings instead. A finished bundle is never begun again, so its
 marker needs no end.
+
+``ends/BUNDLE-PODUID.json`` is written when every chunk of the bundle has its result in staging. Without it, a publisher
+that misses a result couldn't tell whether it is still to come.
 """
+
+import re
+from collections.abc import Iterator
 
 from extraction_worker.model import Value
 from extraction_worker.sink.abc import Sink
@@ -30,6 +36,21 @@ def begin(sink: Sink, bundle: int, pod_uid: str) -> int:
 def end(sink: Sink, bundle: int, pod_uid: str, reason: str) -> None:
     """Close this pod's marker."""
     sink.put_state(_name(bundle, pod_uid), Start(bundle=bundle, pod=pod_uid, ended=reason).to_json())
+
+
+def finish(sink: Sink, bundle: int, pod_uid: str) -> None:
+    """Tell that every chunk of the bundle has its result in staging."""
+    sink.put_state(f"ends/{bundle:05d}-{pod_uid}.json", Start(bundle=bundle, pod=pod_uid).to_json())
+
+
+def finished(sink: Sink) -> Iterator[tuple[int, str]]:
+    """Yield the bundles that are finished, each with a pod that did."""
+    for name in sink.list_state("ends/"):
+        if (found := _END.fullmatch(name)) is not None:
+            yield int(found[1]), found[2]
+
+
+_END = re.compile(r"ends/(\d+)-(.+)\.json")
 
 
 def _name(bundle: int, pod_uid: str) -> str:

@@ -57,7 +57,8 @@ def _work(pod: JobPod, plan: Plan, mine: BundleEnvironment, sink: Sink) -> Worke
         "begin", bundle=mine.bundle, chunks=len(chunks), threads=memory.threads, batch=memory.batch_bytes, killed=killed
     )
     try:
-        return work_chunks(pod, plan, chunks, sink, memory, alone=mine.bundles == 1, bundle=mine.bundle)
+        worked = work_chunks(pod, plan, chunks, sink, memory, alone=mine.bundles == 1, bundle=mine.bundle)
+        starts.finish(sink, mine.bundle, uid)
     except MemoryError:
         # As good as being killed: the next pod shall take less.
         raise
@@ -65,3 +66,4 @@ def _work(pod: JobPod, plan: Plan, mine: BundleEnvironment, sink: Sink) -> Worke
         with contextlib.suppress(ExtractionError):
             starts.end(sink, mine.bundle, uid, failure_of(error).reason)
         raise
+    return worked
