@@ -1,7 +1,7 @@
 # Tests on a real cluster: Docker and kind where there are, e2e/node/kind elsewhere (which needs root; .ci/install-e2e
 # installs what it needs on Debian). Each of E2E_WORKERS has a cluster of its own: CLUSTER, CLUSTER-2 and so on.
 # KEEP=1 keeps them after the tests; E2E_ARGS goes to pytest.
-.PHONY: images e2e cluster cluster-delete
+.PHONY: images e2e chaos-cluster cluster cluster-delete
 CLUSTER ?= extraction
 E2E_WORKERS ?= 1
 E2E_KUBECONFIG := build/e2e/kubeconfig
@@ -29,3 +29,8 @@ e2e: $(E2E_READY) images  ## Run e2e/ on a cluster for each of E2E_WORKERS; KEEP
 	$(BIN)/pytest -c e2e/pytest.ini --cluster-name $(CLUSTER) --kubeconfig $(E2E_KUBECONFIG) \
 		$(if $(filter-out 1,$(E2E_WORKERS)),--numprocesses $(E2E_WORKERS) --dist loadgroup --no-loadscope-reorder) \
 		$(if $(KEEP),--keep-cluster) e2e $(E2E_ARGS)
+
+chaos-cluster: $(E2E_READY) images  ## The half of `make chaos` that needs a cluster
+	EXTRACTION_CHAOS_SECONDS=$${EXTRACTION_CHAOS_SECONDS:-600} EXTRACTION_CHAOS_STRIKES=$${EXTRACTION_CHAOS_STRIKES:-200} \
+		$(BIN)/pytest -c e2e/pytest.ini --cluster-name $(CLUSTER) --kubeconfig $(E2E_KUBECONFIG) \
+		$(if $(KEEP),--keep-cluster) e2e/chaos

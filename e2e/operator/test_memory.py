@@ -3,12 +3,12 @@
 import contextlib
 import json
 import time
-from pathlib import Path
 
 from e2e.operator.conftest import ROWS
 from e2e.operator.test_lifecycle import slowly
 from e2e.support.cluster import Object, Refused
 from e2e.support.jobs import Job
+from e2e.support.processes import process_of
 from e2e.support.stand_in import StandIn
 
 _INDEX = "batch.kubernetes.io/job-completion-index"
@@ -29,7 +29,9 @@ def exhaust(job: Job, pod: Object, container: str) -> None:
     """Have the kernel kill a container for its memory."""
     name, uid = pod["metadata"]["name"], pod["metadata"]["uid"]
     # From outside: what works there lets nobody else look into it.
-    (_process(uid, container) / "oom_score_adj").write_text("1000")
+    process = process_of(uid, "pod", container)
+    assert process is not None
+    (process / "oom_score_adj").write_text("1000")
     with contextlib.suppress(Refused):
         job.namespace.kubectl("exec", name, f"--container={container}", "--", "python3", "-c", _SHELL)
 
@@ -38,16 +40,6 @@ def exhaust(job: Job, pod: Object, container: str) -> None:
         return [state.get("terminated", {}).get("reason") for state in states] == ["OOMKilled"]
 
     job.namespace.wait_for("pod", name, is_killed)
-
-
-def _process(uid: str, container: str) -> Path:
-    """Return the folder of the process of a container of a pod; the node of e2e/node runs on this machine."""
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            words = (folder / "cmdline").read_text().split("\0")
-            if f"pod{uid}" in (folder / "cgroup").read_text() and words[-3:-1] == ["pod", container]:
-                return folder
-    raise AssertionError(f"{container} of pod {uid} doesn't run")
 
 
 def begun(job: Job, pod: Object, seconds: float = 60) -> Object:

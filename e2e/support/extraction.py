@@ -143,6 +143,12 @@ class Extraction:
         return namespace.wait_for("job", "records", has_ended, seconds)
 
 
+def read_published(volume: Path, extraction: Extraction) -> Object:
+    """Return the manifest of what :meth:`Extraction.run_locally` published to a volume."""
+    found: Object = json.loads((volume / extraction.namespace / "records" / "_manifest.json").read_text())
+    return found
+
+
 def claim(name: str = CLAIM, mode: str = "ReadWriteOnce", storage: str = "1Gi") -> Object:
     """Return a claim of a volume of the default class."""
     return {

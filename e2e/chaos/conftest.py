@@ -1,0 +1,103 @@
+"""A world that may be broken: an operator with Redis and a record, and servers, all of them of these tests alone."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.chaos.driver import LARGE, SMALL, SPEC, Essence, essence
+from e2e.chaos.world import World
+from e2e.operator.conftest import CHART, values
+from e2e.support.charts import Helm
+from e2e.support.cluster import HOST_NAME, Cluster, Object
+from e2e.support.extraction import Extraction, read_published
+from e2e.support.gate import gate_to
+from e2e.support.jobs import SOURCE, is_source_ready
+from e2e.support.servers import Postgres, Store, postgres_with_tls, s3_store
+from e2e.support.stand_in import StandIn
+from support.redis_server import RedisServer
+
+ROWS = {LARGE: 40_000, SMALL: 5_000}
+"""Of 8 KiB each: more than a lead reads alone, and less."""
+_RATE = "24Mi"
+"""Bytes a second that a job may read: it lasts long enough to be hit."""
+
+
+@pytest.fixture(scope="package")
+def chaos_source(host_address: str) -> Iterator[Postgres]:
+    """The source of these tests, with its tables."""
+    with postgres_with_tls(host_address, HOST_NAME) as found:
+        with found.connect() as connection:
+            for table, rows in ROWS.items():
+                connection.execute(f"CREATE TABLE {table} (id int8 PRIMARY KEY, word text, filler text)")
+                # Stored as it is, so that little work reads many bytes.
+                connection.execute(f"ALTER TABLE {table} ALTER filler SET STORAGE EXTERNAL")
+                connection.execute(
+                    f"INSERT INTO {table} SELECT i, md5(i::text), repeat(md5((i * 7)::text), 256)"
+                    " FROM generate_series(1, %s::int) AS i", [rows],
+                )  # fmt: skip
+                connection.execute(f"VACUUM ANALYZE {table}")
+                connection.execute(f"GRANT SELECT ON {table} TO reader")
+        yield found
+
+
+@pytest.fixture(scope="package")
+def undisturbed(
+    chaos_source: Postgres, host_address: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Essence]:
+    """What jobs publish of each table when nothing happens."""
+    found = {}
+    for table, rows in ROWS.items():
+        extraction = Extraction("chaos", chaos_source, table, host_address, spec=SPEC)
+        volume = extraction.run_locally(tmp_path_factory.mktemp("undisturbed"))
+        found[table] = essence(read_published(volume, extraction))
+        assert sum(count for _, count, _ in found[table]) == rows
+    return found
+
+
+@pytest.fixture(scope="package")
+def world(
+    cluster: Cluster, helm_program: Path, operator_image: str, extractor_image: str, host_address: str,
+    chaos_source: Postgres, tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[World]:  # fmt: skip
+    """The operator, installed with Redis and a record, a namespace for jobs with a ready source, and servers."""
+    with (
+        postgres_with_tls(host_address, HOST_NAME) as record, s3_store(host_address) as behind,
+        gate_to(host_address, behind.port) as gate,
+        RedisServer("--bind", "127.0.0.1", host_address, "--protected-mode", "no") as redis,
+        cluster.fresh_namespace() as operator, cluster.fresh_namespace() as jobs,
+    ):  # fmt: skip
+        with record.connect() as connection:
+            connection.execute(f"CREATE DATABASE extraction OWNER {record.reader}")
+        redis_url = {"url": f"redis://{HOST_NAME}:{redis.port}/0"}
+        operator.apply(
+            _secret("record", {"username": record.reader, "password": record.reader_password, "ca.crt": record.ca}),
+            _secret("redis", redis_url),
+        )
+        jobs.apply(_secret("redis", redis_url))
+        helm = Helm(helm_program, operator, tmp_path_factory.mktemp("helm"))
+        chosen = values(operator_image, extractor_image) | {
+            "redis": {"existingSecret": "redis", "jobs": {"secretName": "redis"}},
+            "record": {
+                "enabled": True, "host": HOST_NAME, "port": record.server.port,
+                "credentialsSecretRef": {"name": "record"}, "caSecretRef": {"name": "record"},
+            },
+        }  # fmt: skip
+        helm.install("chaos", CHART, chosen, "--take-ownership")
+        store = Store(host_address, gate.port)
+        stand_in = StandIn(cluster) if cluster.is_stand_in else None
+        declared = Extraction(jobs.namespace, chaos_source, LARGE, HOST_NAME, store)
+        declared.apply_secrets(jobs)
+        limits = {"maxConnections": 40, "activeJobs": 10, "bytesPerSecond": _RATE}
+        jobs.apply(declared.source | {"spec": declared.source["spec"] | {"limits": limits}})
+        jobs.wait_for(SOURCE, "shop", is_source_ready)
+        try:
+            yield World(operator, jobs, chaos_source, store, gate, redis, record, stand_in)
+        finally:
+            helm.uninstall("chaos")
+
+
+def _secret(name: str, values: dict[str, str]) -> Object:
+    data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}

@@ -1,0 +1,86 @@
+"""Everything that a job needs, and that may die."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from e2e.support.cluster import Cluster, Object, Refused
+from e2e.support.gate import Gate
+from e2e.support.servers import Postgres, Store
+from e2e.support.stand_in import StandIn
+from support.redis_server import RedisServer
+
+
+@dataclass(frozen=True)
+class World:
+    """The operator, jobs, and their servers. ``stand_in`` is None on a real kind: some faults are missing there."""
+
+    operator: Cluster
+    """Its namespace."""
+    jobs: Cluster
+    """Their namespace."""
+    source: Postgres
+    store: Store
+    """Reached through ``gate``."""
+    gate: Gate
+    redis: RedisServer
+    record: Postgres
+    stand_in: StandIn | None
+
+    def pods(self, *, role: str) -> list[Object]:
+        """Return the running pods of a role, of all jobs, by name; none while the API server is away."""
+        try:
+            found = self.jobs.get_all("pods", f"--selector=extraction-operator.io/role={role}")
+        except Refused:
+            return []
+        return [pod for pod in found if pod["status"].get("phase") == "Running"]
+
+    def replicas(self) -> list[Object]:
+        """Return the operator's running pods."""
+        try:
+            found = self.operator.get_all("pods", "--selector=app.kubernetes.io/name=extraction-operator")
+        except Refused:
+            return []
+        return [pod for pod in found if pod["status"].get("phase") == "Running"]
+
+    def leader(self) -> Object | None:
+        """Return the pod of the operator that leads, if there is one."""
+        try:
+            leases = self.operator.get_all("leases.coordination.k8s.io")
+        except Refused:
+            return None
+        names = {lease["spec"].get("holderIdentity", "").partition("_")[0] for lease in leases}
+        return next((pod for pod in self.replicas() if pod["metadata"]["name"] in names), None)
+
+    def sessions(self) -> list[str]:
+        """Return the names of the jobs' sessions on the source."""
+        with self.source.connect() as connection:
+            rows = connection.execute(
+                "SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'extraction/%'"
+            ).fetchall()
+        return [str(name) for (name,) in rows]
+
+    def recorded(self) -> dict[str, str]:
+        """Return the phase of each job in the record, by name."""
+        with psycopg.connect(self.record.server.conninfo("extraction")) as connection:
+            rows = connection.execute(
+                "SELECT name, phase FROM extraction.jobs WHERE namespace = %s", [self.jobs.namespace]
+            ).fetchall()
+        return dict(rows)
+
+    def kept(self, bucket: str, prefix: str) -> tuple[set[str], list[str]]:
+        """Return the keys below a prefix of the store, without it, and the keys of uploads that aren't complete."""
+        client = self.store.client()
+        keys: set[str] = set()
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+            keys |= {entry["Key"].removeprefix(prefix) for entry in page.get("Contents", ())}
+        uploads = client.list_multipart_uploads(Bucket=bucket, Prefix=prefix).get("Uploads", [])
+        return keys, [upload["Key"] for upload in uploads]
+
+    def manifest(self, bucket: str, prefix: str) -> dict[str, Any]:
+        """Return a published set's manifest."""
+        body = self.store.client().get_object(Bucket=bucket, Key=f"{prefix}_manifest.json")["Body"]
+        found: dict[str, Any] = json.loads(body.read())
+        return found
