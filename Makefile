@@ -39,9 +39,10 @@ $(READY): $(SMALL)
 demo: $(SMALL)  ## Extract a million rows from an embedded PostgreSQL and query the files
 	$(BIN)/extraction demo
 
+# In the order of the folders: xdist would begin files of few tests last, and some of the slowest are among them.
 test: $(READY)  ## Run the tests, with branch coverage
 	$(BIN)/coverage erase
-	tests/in-memory $(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+	tests/in-memory $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
 
 # EXTRACTION_CHAOS_SEED chooses the first seed. The cluster's half is in e2e/e2e.mk.
 chaos: chaos-processes chaos-cluster  ## Kill, stop and cut off all that jobs need, over 200 times; see build/chaos
