@@ -12,7 +12,7 @@ import pytest
 
 from e2e.support.cluster import HOST_NAME, Cluster, Object
 from e2e.support.extraction import Extraction
-from e2e.support.jobs import SOURCE, Job
+from e2e.support.jobs import SOURCE, Job, is_source_ready
 from e2e.support.servers import Postgres, Store
 from extraction_worker.source.slots import SlotBudget
 
@@ -146,6 +146,9 @@ def test_ten_jobs_of_two_operators_stay_within_the_limit_use_it_and_all_end(
         looks = stack.enter_context(watched(postgres))
         for job, _ in jobs[:: len(JOBS)]:
             job.apply_source(limits={"maxConnections": LIMIT}, budgetGroup=GROUP, pool={"size": POOL})
+        for namespace in two_operators:
+            # A check needs a slot, too, and isn't what this is about.
+            namespace.wait_for(SOURCE, "shop", is_source_ready, PATIENCE / 4)
         ledgers = [stack.enter_context(followed(namespace)) for namespace in two_operators]
         for job, _ in jobs:
             job.apply_alone()
