@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,8 +40,11 @@ def told(
     key, field = live_key(run_id), bundle_field(bundle)
 
     def run() -> None:
-        while not ended.wait(seconds):
+        due = time.monotonic() + seconds
+        while not ended.wait(max(0.0, due - time.monotonic())):
             _write(connection, key, field, now().encode())
+            # What a write takes makes the next one no later; who was late doesn't make up for it.
+            due = max(due + seconds, time.monotonic())
 
     thread = threading.Thread(target=run, name="live", daemon=True)
     thread.start()

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import xxhash
+from pydantic import AwareDatetime
 
 from extraction_contract.load import object_key
 from extraction_contract.resolve import ResolvedJob
@@ -47,7 +48,7 @@ class KnownResult(Value):
     manifest: str
     """Fingerprint of the manifest."""
     marker: str
-    published_at: datetime
+    published_at: AwareDatetime
 
 
 class Taken(Value):
@@ -195,10 +196,21 @@ def content_of(plan: Plan) -> str:
 
 
 def taken_for(sink: Sink, plan: Plan) -> Taken | None:
-    """Return what was taken in the place of a plan, if anything was."""
+    """Return what was taken in the place of a plan, if anything was.
+
+    Raises
+    ------
+    VerificationFailed
+        What is there can't be read: nobody reads the chunks of the plan in its place.
+    """
     data = sink.get_state(_NAME)
-    taken = Taken.from_json(data) if data is not None else None
-    return taken if taken is not None and taken.plan_digest == plan.plan_digest() else None
+    if data is None:
+        return None
+    try:
+        taken = Taken.from_json(data)
+    except ValueError:
+        raise VerificationFailed(f"{_NAME} in staging isn't a result of this version.") from None
+    return taken if taken.plan_digest == plan.plan_digest() else None
 
 
 def _manifest(published: PublishedSet, known: KnownResult, plan: Plan) -> Manifest:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from extraction_worker.errors import VerificationFailed
 from support.pods import Pods
 from support.redis_server import RedisServer
 
@@ -59,6 +60,16 @@ def test_the_second_job_needs_one_pod_and_tells_whose_result_it_took(pods):
     assert len(told.encode()) < 2000
     assert pods.published().reused.run_id == "uid-1"
     assert {name.split("/")[0] for name in pods.files()} == {"default", "uid2-1"}
+
+
+def test_a_taken_result_that_cannot_be_read_is_no_reason_to_wait_for_workers(pods):
+    first_job(pods)
+    next_job(pods)
+    with pods.held("lead2"):
+        assert pods.run("plan", "lead2").bundles == 1
+        (pods.etc / "volumes" / "lake" / "_staging" / "uid2-1" / "state" / "taken.json").write_text("{}")
+        with pytest.raises(VerificationFailed, match=r"taken\.json"):
+            pods.run("publish", "lead2")
 
 
 def test_a_plan_of_another_moment_has_no_part_in_what_was_taken(pods, table):

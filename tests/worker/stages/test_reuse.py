@@ -243,7 +243,11 @@ def test_a_redis_that_names_another_set_is_not_believed(jobs, redis, table):
     redis.client().set(first_key, zlib.compress(forged.to_json()))
     assert jobs.run("second").rows == ROWS
     assert any("another reading" in line for line in jobs.said)
-    # Nor one that leads out of the volume.
+    # Nor one without a time, nor one that leads out of the volume.
+    text = known.to_json().replace(b'Z"', b'"')
+    assert text != known.to_json()
+    redis.client().set(first_key, zlib.compress(text))
+    assert jobs.run("timeless").reused is None
     forged = known.model_copy(update={"path": "../../secret"})
     redis.client().set(first_key, zlib.compress(forged.to_json()))
     assert jobs.run("third").rows == ROWS
