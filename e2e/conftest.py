@@ -69,17 +69,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
             subprocess.run(command, check=True)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the tests of a file in turn, but those of the operator, which come last, wherever a worker is free."""
-    operator = HERE / "operator"
-    items.sort(key=lambda item: item.path.is_relative_to(operator))
-    for item in items:
-        if item.path.is_relative_to(HERE / "replicas"):
-            # They share an API server.
-            item.add_marker(pytest.mark.xdist_group("replicas"))
-        elif not item.path.is_relative_to(operator):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    """Put the tests of the operator last: a worker installs it once, and for them alone."""
+    items.sort(key=lambda item: item.path.is_relative_to(HERE / "operator"))
 
 
 def _program(kind: str, name: str, *extras: str) -> str:

@@ -27,7 +27,7 @@ cluster-delete:  ## Delete the cluster, and those of more workers
 
 e2e: $(E2E_READY) images  ## Run e2e/ on a cluster for each of E2E_WORKERS; KEEP=1 keeps them
 	$(BIN)/pytest -c e2e/pytest.ini --cluster-name $(CLUSTER) --kubeconfig $(E2E_KUBECONFIG) \
-		$(if $(filter-out 1,$(E2E_WORKERS)),--numprocesses $(E2E_WORKERS) --dist loadgroup --no-loadscope-reorder) \
+		$(if $(filter-out 1,$(E2E_WORKERS)),--numprocesses $(E2E_WORKERS) --dist loadfile --no-loadscope-reorder) \
 		$(if $(KEEP),--keep-cluster) e2e $(E2E_ARGS)
 
 chaos-cluster: $(E2E_READY) images  ## The half of `make chaos` that needs a cluster
