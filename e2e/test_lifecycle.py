@@ -63,7 +63,7 @@ def output(*command: str) -> str:
 
 
 def _processes() -> Iterator[str]:
-    """Yield the processes that look like a node's, but for those of other clusters, whose pods come and go."""
+    """Yield the processes that look like a node's, but for those of other clusters and workers, which come and go."""
     found = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -73,6 +73,9 @@ def _processes() -> Iterator[str]:
     others = {
         launcher.pid for layout in existing() if layout.name != NAME and (launcher := Process.read(layout.init_file))
     }
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # They have API servers of their own.
+        others |= {pid for pid, (_, parent, _) in found.items() if parent == os.getppid() and pid != os.getpid()}
     for pid, (name, _, start) in found.items():
         ancestor, foreign = pid, False
         while ancestor in found and not foreign:
