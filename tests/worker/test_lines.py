@@ -35,6 +35,7 @@ def test_a_sequence_of_lines_is_a_sequence():
     assert (found[0], found[-1]) == (PARTS[0], PARTS[-1])
     assert found[1:3] == PARTS[1:3]
     assert PARTS[2] in found
+    assert repr(found) == "<5 × Part>"
     with pytest.raises(IndexError):
         found[5]
 
@@ -44,6 +45,7 @@ def test_values_are_changed_when_they_are_asked_for():
     assert len(found) == 5
     assert {part.rows for part in found} == {found[2].rows, *(part.rows for part in found[1:])} == {7}
     assert found == tuple(part.model_copy(update={"rows": 7}) for part in PARTS)
+    assert [part.chunk for part in found[3:]] == [3, 4]
 
 
 def test_what_was_written_later_is_not_part_of_an_earlier_sequence():

@@ -46,6 +46,14 @@ def test_results_come_in_the_order_of_chunks():
     assert [entry.chunk for entry in complete(result(2), result(0), result(1))] == [0, 1, 2]
 
 
+def test_results_are_kept_by_chunk_and_the_last_of_a_chunk_stays():
+    found = by_chunk(result(2), result(0), result(2, worker="again"))
+    assert (len(found), list(found), 1 in found, 9 in found) == (2, [0, 2], False, False)
+    assert found[2].worker == "again"
+    with pytest.raises(KeyError):
+        found[1]
+
+
 def test_a_result_at_the_place_of_another_is_refused():
     with pytest.raises(VerificationFailed, match="Chunk 1: its result is that of chunk 2"):
         list(complete_results(PLAN, frozenset({DIGEST}), {0: result(0), 1: result(2), 2: result(2)}))
