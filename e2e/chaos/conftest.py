@@ -95,6 +95,10 @@ def world(
         try:
             yield World(operator, jobs, chaos_source, store, gate, redis, record, stand_in)
         finally:
+            # A test that was ended in the middle of a storm has healed nothing.
+            if stand_in is not None:
+                stand_in.wake_kubelet()
+            gate.let_go()
             helm.uninstall("chaos")
 
 
