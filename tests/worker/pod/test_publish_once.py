@@ -37,7 +37,10 @@ def test_two_leads_at_once_publish_one_set_and_tell_the_same(table, tmp_path, pl
     publishers = [pods.start("publish", name) for name in (LEAD, "second")]
     assert [end(publisher, 300) for publisher in publishers] == [0, 0]
     told = [pods.last_words("publish", name) for name in (LEAD, "second")]
-    assert told[0] == told[1]
+    # What pools did is counted by who takes the results: the other one may find the set there already, and staging empty.
+    assert any(message.connections is not None for message in told)
+    sets = [message.model_copy(update={"connections": None}) for message in told]
+    assert sets[0] == sets[1]
     assert told[0].digest == pods.published().digest
     assert pods.published().rows == ROWS
 
