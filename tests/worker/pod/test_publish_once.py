@@ -5,6 +5,7 @@ import pytest
 from extraction_contract.messages import CleanMessage, PublishMessage
 from extraction_worker.sink import s3_publish
 from extraction_worker.sink.folder import FolderSink
+from extraction_worker.stages.pod import publish as publish_module
 from support.pods import LEAD, Pods, end
 
 SPEC = {"partitioning": {"targetBytes": "64Ki"}}
@@ -37,11 +38,29 @@ def test_two_leads_at_once_publish_one_set_and_tell_the_same(table, tmp_path, pl
     publishers = [pods.start("publish", name) for name in (LEAD, "second")]
     assert [end(publisher, 300) for publisher in publishers] == [0, 0]
     told = [pods.last_words("publish", name) for name in (LEAD, "second")]
-    # What pools did is counted by who takes the results: the other one may find the set there already, and staging empty.
+    # Who takes the results counts what pools did: the other one may find the set there already.
     assert any(message.connections is not None for message in told)
     sets = [message.model_copy(update={"connections": None}) for message in told]
     assert sets[0] == sets[1]
     assert told[0].digest == pods.published().digest
+    assert pods.published().rows == ROWS
+
+
+def test_a_publisher_that_another_overtakes_at_its_last_step_tells_of_the_same_set(table, tmp_path, place, monkeypatch):
+    pods = Pods(tmp_path, table, bundles=2, spec=SPEC, consistency="PerPartition", **place)
+    worked(pods)
+    original, told = publish_module.publish, []
+
+    def overtaken(*arguments, **more):
+        monkeypatch.setattr(publish_module, "publish", original)
+        told.append(pods.run("publish", "second"))
+        return original(*arguments, **more)
+
+    monkeypatch.setattr(publish_module, "publish", overtaken)
+    mine = pods.run("publish")
+    # The other one has removed staging, too. What pools did is counted by who publishes.
+    assert told == [mine.model_copy(update={"connections": told[0].connections})]
+    assert told[0].connections is not None
     assert pods.published().rows == ROWS
 
 

@@ -3,12 +3,13 @@
 import contextlib
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from extraction_contract.messages import BundleMessage, PublishMessage
 from extraction_contract.status import ConnectionCounts
 from extraction_worker.errors import ExtractionError, SnapshotLost, Transient
-from extraction_worker.model import ChunkResult, Plan
+from extraction_worker.model import ChunkResult, Manifest, Plan
 from extraction_worker.sink.abc import Sink
 from extraction_worker.stages.pod.bundle import bundle_message, work_chunks
 from extraction_worker.stages.pod.collect import Collector
@@ -36,42 +37,68 @@ def run(invocation: Invocation) -> PublishMessage:
     prepare_allocators()
     pod = JobPod.load(invocation)
     sink = pod.sink()
-    manifest = pod.published(sink)
-    work, held_seconds, connections, taken = None, None, None, None
-    if manifest is not None:
-        # What a publisher that died had begun is finished.
-        manifest = sink.publish(manifest)
-    else:
-        plan = _own_plan(pod, sink)
-        bundles = pod.bundles(plan)
-        results: Mapping[int, ChunkResult] = {}
-        if (taken := pod.taken(sink, plan)) is not None:
-            pass
-        elif bundles > 1:
-            results = _collect(pod, plan, sink, bundles)
-        else:
-            memory = pod.memory(pod.environment.killed)
-            worked = work_chunks(pod, plan, plan.chunks, sink, memory, alone=True, holder=pod.holder())
-            results, work = worked.results, bundle_message(0, worked, time.monotonic() - started)
-        if pod.is_held:
-            # Not before every result is there: the tables must stay as they are until the last row was read.
-            held = pod.holder()
-            held.release()
-            held_seconds = (datetime.now(UTC) - held.snapshot().taken_at).total_seconds()
-        connections = _connections(results.values())
-        invocation.stop.check()
-        if taken is not None:
-            manifest = publish_taken(taken.manifest, sink)
-        else:
-            manifest = publish(plan, pod.name, results, sink, writer=pod.environment.pod_uid)
-            if (known := pod.results(pod.cache())) is not None:
-                known.remember(plan, manifest)
-        invocation.log.info("published", rows=manifest.rows, bytes=manifest.bytes, files=len(manifest.parts))
-    message = _with_counts(publish_message(manifest, sink), work, held_seconds, connections)
+    done = _published_before(pod, sink)
+    if done is None:
+        try:
+            done = _publish(pod, sink, started)
+        except ExtractionError:
+            # Another pod of this Job may have published meanwhile, and removed what was in staging. (A publisher takes
+            # nothing away from there before its set can be seen.)
+            with contextlib.suppress(ExtractionError):
+                done = _published_before(pod, sink)
+            if done is None:
+                raise
+    message = _with_counts(publish_message(done.manifest, sink), done)
     # What stays now is litter, and no reason to fail.
     with contextlib.suppress(ExtractionError):
         sink.discard()
     return message
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What is published, and what is counted about the attempt by the pod that did it."""
+
+    manifest: Manifest
+    work: BundleMessage | None = None
+    held_seconds: float | None = None
+    connections: ConnectionCounts | None = None
+
+
+def _published_before(pod: JobPod, sink: Sink) -> _Done | None:
+    """Return the set if this attempt published it already; what a publisher that died had begun is finished."""
+    manifest = pod.published(sink)
+    return _Done(sink.publish(manifest)) if manifest is not None else None
+
+
+def _publish(pod: JobPod, sink: Sink, started: float) -> _Done:
+    invocation, plan = pod.invocation, _own_plan(pod, sink)
+    work, held_seconds = None, None
+    bundles = pod.bundles(plan)
+    results: Mapping[int, ChunkResult] = {}
+    if (taken := pod.taken(sink, plan)) is not None:
+        pass
+    elif bundles > 1:
+        results = _collect(pod, plan, sink, bundles)
+    else:
+        memory = pod.memory(pod.environment.killed)
+        worked = work_chunks(pod, plan, plan.chunks, sink, memory, alone=True, holder=pod.holder())
+        results, work = worked.results, bundle_message(0, worked, time.monotonic() - started)
+    if pod.is_held:
+        # Not before every result is there: the tables must stay as they are until the last row was read.
+        held = pod.holder()
+        held.release()
+        held_seconds = (datetime.now(UTC) - held.snapshot().taken_at).total_seconds()
+    connections = _connections(results.values())
+    invocation.stop.check()
+    if taken is not None:
+        manifest = publish_taken(taken.manifest, sink)
+    else:
+        manifest = publish(plan, pod.name, results, sink, writer=pod.environment.pod_uid)
+        if (known := pod.results(pod.cache())) is not None:
+            known.remember(plan, manifest)
+    invocation.log.info("published", rows=manifest.rows, bytes=manifest.bytes, files=len(manifest.parts))
+    return _Done(manifest, work, held_seconds, connections)
 
 
 def _own_plan(pod: JobPod, sink: Sink) -> Plan:
@@ -90,15 +117,11 @@ def _connections(results: Iterable[ChunkResult]) -> ConnectionCounts | None:
     return total
 
 
-def _with_counts(
-    message: PublishMessage,
-    work: BundleMessage | None,
-    held_seconds: float | None,
-    connections: ConnectionCounts | None,
-) -> PublishMessage:
+def _with_counts(message: PublishMessage, done: _Done) -> PublishMessage:
     """Return the message with what is counted about the attempt, unless that is too much for its length."""
-    seconds = round(max(held_seconds, 0.0), 3) if held_seconds is not None else None
-    full = message.model_copy(update={"work": work, "snapshot_seconds": seconds, "connections": connections})
+    seconds = round(max(done.held_seconds, 0.0), 3) if done.held_seconds is not None else None
+    counts = {"work": done.work, "snapshot_seconds": seconds, "connections": done.connections}
+    full = message.model_copy(update=counts)
     try:
         full.encode()
     except ValueError:
