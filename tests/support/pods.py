@@ -25,6 +25,8 @@ from support.databases import wait_until
 from support.jobs import write_job
 
 LEAD = "lead"
+COUNTS = ("work", "snapshot_seconds", "connections")
+"""What a publish message says only if its pod did the work."""
 
 
 class Pods:

@@ -4,6 +4,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 import threading
 from contextlib import closing
 from pathlib import Path
@@ -41,8 +42,9 @@ class Pooler:
             entry = pwd.getpwnam("nobody")
             for path in (folder, folder / "users.txt", folder / "pgbouncer.ini"):
                 os.chown(path, entry.pw_uid, entry.pw_gid)
+            temporary = Path(tempfile.gettempdir())
             for parent in folder.parents:
-                if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+                if parent.is_relative_to(temporary) and parent != temporary:
                     parent.chmod(0o755)
             identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
         self.process = subprocess.Popen(
