@@ -5,7 +5,7 @@ import json
 import time
 
 from e2e.operator.conftest import ROWS
-from e2e.operator.test_lifecycle import slowly
+from e2e.operator.test_lifecycle import full_speed, slowly
 from e2e.support.cluster import Object, Refused
 from e2e.support.jobs import Job
 from e2e.support.processes import process_of
@@ -75,10 +75,11 @@ def test_a_worker_that_was_killed_for_its_memory_goes_on_with_less(job: Job, sta
 
 
 def test_a_lead_that_was_killed_for_its_memory_begins_anew_with_less(small_job: Job, stand_in: StandIn) -> None:
-    # One pod does everything: slowly enough to be caught.
-    job = slowly(small_job, rate="64Ki")
+    # One pod does everything: slowly enough to be caught on a busy machine, too.
+    job = slowly(small_job, rate="16Ki")
     job.wait_for_phase("Running")
     lead = job.wait_for_pod("lead")
+    full_speed(job)
     exhaust(job, lead, "publish")
     job.wait_for_reason("OutOfMemory")
     job.succeed(seconds=180)
