@@ -74,9 +74,9 @@ def test_a_worker_that_was_killed_for_its_memory_goes_on_with_less(job: Job, sta
     assert job.status["attempt"] == 1
 
 
-def test_a_lead_that_was_killed_for_its_memory_begins_anew_with_less(small_job: Job, stand_in: StandIn) -> None:
+def test_a_lead_that_was_killed_for_its_memory_begins_anew_with_less(job: Job, stand_in: StandIn) -> None:
     # One pod does everything: slowly enough to be caught on a busy machine, too.
-    job = slowly(small_job, rate="16Ki")
+    job = slowly(job, rate="1Mi", partitioning={"strategy": "None"})
     job.wait_for_phase("Running")
     lead = job.wait_for_pod("lead")
     full_speed(job)
