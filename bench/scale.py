@@ -79,14 +79,12 @@ def _write_results(folder: Path, chunks: int) -> None:
     from extraction_worker.model import ChunkResult, ColumnDigest, Part, Plan, Verification
     from extraction_worker.sink.digests import Digester
 
-    digest = Plan.from_json((folder / "plan.json").read_bytes()).plan_digest()
+    plan = Plan.from_json((folder / "plan.json").read_bytes())
+    digest = plan.plan_digest()
     digester = Digester()
     digester.update(b"x")
     held = digester.digest()
-    columns = tuple(
-        ColumnDigest(name=column.name, nulls=0, digest=held.xxh3_128)
-        for column in Plan.from_json((folder / "plan.json").read_bytes()).columns
-    )
+    columns = tuple(ColumnDigest(name=column.name, nulls=0, digest=held.xxh3_128) for column in plan.columns)
     staging = folder / "volume" / "_staging" / _RUN
     for name in ("files", "state/results"):
         (staging / name).mkdir(parents=True)

@@ -31,19 +31,11 @@ class World:
 
     def pods(self, *, role: str) -> list[Object]:
         """Return the running pods of a role, of all jobs, by name; none while the API server is away."""
-        try:
-            found = self.jobs.get_all("pods", f"--selector=extraction-operator.io/role={role}")
-        except Refused:
-            return []
-        return [pod for pod in found if pod["status"].get("phase") == "Running"]
+        return _running(self.jobs, f"extraction-operator.io/role={role}")
 
     def replicas(self) -> list[Object]:
-        """Return the operator's running pods."""
-        try:
-            found = self.operator.get_all("pods", "--selector=app.kubernetes.io/name=extraction-operator")
-        except Refused:
-            return []
-        return [pod for pod in found if pod["status"].get("phase") == "Running"]
+        """Return the operator's running pods; none while the API server is away."""
+        return _running(self.operator, "app.kubernetes.io/name=extraction-operator")
 
     def leader(self) -> Object | None:
         """Return the pod of the operator that leads, if there is one."""
@@ -84,3 +76,11 @@ class World:
         body = self.store.client().get_object(Bucket=bucket, Key=f"{prefix}_manifest.json")["Body"]
         found: dict[str, Any] = json.loads(body.read())
         return found
+
+
+def _running(namespace: Cluster, selector: str) -> list[Object]:
+    try:
+        found = namespace.get_all("pods", f"--selector={selector}")
+    except Refused:
+        return []
+    return [pod for pod in found if pod["status"].get("phase") == "Running"]

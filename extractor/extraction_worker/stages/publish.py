@@ -21,6 +21,7 @@ from extraction_worker.model import (
 from extraction_worker.parallel import in_order
 from extraction_worker.sink.abc import Sink
 from extraction_worker.source.types import target_schema
+from extraction_worker.stages.results import without_result
 from extraction_worker.stages.work import empty_result
 
 _CHECKERS = 2
@@ -43,8 +44,7 @@ def complete_results(plan: Plan, digests: frozenset[str], results: Mapping[int, 
     """
     missing = [index for index in range(len(plan.chunks)) if index not in results]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise VerificationFailed(f"Chunk {missing[0]}{more} has no result.")
+        raise VerificationFailed(f"{without_result(missing)}.")
     if len(results) != len(plan.chunks):
         raise VerificationFailed(f"Chunk {max(results)} has a result, but isn't in the plan.")
     return (_good(chunk, results[chunk], digests) for chunk in range(len(plan.chunks)))

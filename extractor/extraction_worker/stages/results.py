@@ -55,6 +55,12 @@ def put_result(sink: Sink, result: ChunkResult) -> None:
     sink.put_state(f"{FOLDER}{result.chunk:05d}-{result.worker}.json", result.to_json())
 
 
+def without_result(missing: Sequence[int]) -> str:
+    """Return the words for chunks that have no result: the first is named."""
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return f"Chunk {missing[0]}{more} has no result"
+
+
 def chunk_of(name: str) -> int | None:
     """Return the chunk that a document in staging is the result of, by its name; None when it is no result."""
     found = _NAME.fullmatch(name)

@@ -11,7 +11,6 @@ one has to say of itself that it is the result of this reading.
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +24,7 @@ from extraction_contract.resolve import ResolvedJob
 from extraction_worker.cache.store import Cache, Entry, Family
 from extraction_worker.errors import ExtractionError, InvalidManifest, VerificationFailed
 from extraction_worker.model import Consistency, Manifest, Part, Plan, Reused, Value
+from extraction_worker.parallel import in_order
 from extraction_worker.sink.abc import PartStream, Sink, part_name
 from extraction_worker.sink.digests import BLOCK, FileDigest, require_equal
 from extraction_worker.sink.open import open_bucket, volume_root
@@ -168,8 +168,7 @@ class Results:
                     stream.abort()
                     raise
 
-        with ThreadPoolExecutor(_COPIERS, thread_name_prefix="copy") as executor:
-            return tuple(executor.map(copy, enumerate(manifest.parts)))
+        return tuple(in_order(copy, enumerate(manifest.parts), _COPIERS, name="copy"))
 
     def _adopted(self, manifest: Manifest, parts: tuple[Part, ...], plan: Plan) -> Manifest:
         names = {old.name: new.name for old, new in zip(manifest.parts, parts, strict=True)}

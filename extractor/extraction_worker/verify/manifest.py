@@ -9,7 +9,6 @@ import base64
 import binascii
 import json
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from extraction_worker.errors import InvalidManifest, NotFound, SinkRefused, VerificationFailed
 from extraction_worker.model import MANIFEST_VERSION, ColumnDigest, Manifest, ManifestChunk, Part
+from extraction_worker.parallel import in_order
 from extraction_worker.sink.abc import MANIFEST_NAME
 from extraction_worker.sink.digests import differences
 from extraction_worker.sink.formats import decode, footer_rows, wire_schema
@@ -77,9 +77,8 @@ def verify_set(published: PublishedSet, *, columns: bool = True, threads: int = 
     except (pa.ArrowException, OSError, binascii.Error, InvalidManifest) as error:
         problems.append(f"The manifest's schema can't be read: {error}.")
     check = _ChunkCheck(published, manifest, schema, columns=columns)
-    with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
-        for found in pool.map(check.problems, manifest.chunks):
-            problems += found
+    for found in in_order(check.problems, manifest.chunks, threads, name="verify"):
+        problems += found
     return Report(
         uri=published.uri,
         run_id=manifest.run_id,

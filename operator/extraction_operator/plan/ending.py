@@ -140,11 +140,11 @@ class Ending:
         lead, plan, queue = self.facts.lead, self.status.plan, self.facts.queue
         awaited = self.facts.phase in {"Running", "Suspended"} and self.status.workers and self.facts.workers is None
         # What comes too late goes with the lead that owns it; in a queue nobody would stop it.
-        if awaited and plan is not None and (queue or (lead is not None and not lead.deleting)):
-            if not queue:
-                self.draft.act(*(stop(job) for job in running))
-            return self.bar(lambda maker: maker.workers(plan, barred=True))
-        self.draft.act(*(stop(job) for job in running))
+        barred = plan if awaited and (queue or (lead is not None and not lead.deleting)) else None
+        if barred is None or not queue:
+            self.draft.act(*(stop(job) for job in running))
+        if barred is not None:
+            return self.bar(lambda maker: maker.workers(barred, barred=True))
         if self.facts.still_running:
             self.draft.again_in(self.facts.settings.busy_poll * 2)
             self.explain("Stopping", "pods are being stopped")

@@ -9,7 +9,7 @@ from extraction_worker.parallel import in_order
 from extraction_worker.sink.abc import Sink
 from extraction_worker.stages.bundles import bundle_span
 from extraction_worker.stages.pod import starts
-from extraction_worker.stages.results import FOLDER, ChunkResults, check_result, chunk_of, read_result
+from extraction_worker.stages.results import FOLDER, ChunkResults, check_result, chunk_of, read_result, without_result
 
 _READERS = 8
 SETTLE_SECONDS = 10.0
@@ -39,8 +39,8 @@ class Collector:
         """Further results of a chunk, of a bundle that was worked twice."""
         self._unreadable: dict[int, str] = {}
         self._seen: set[str] = set()
-        self._finished: dict[int, tuple[str, float]] = {}
-        """Of bundles that a pod finished: that pod, and when that was seen first."""
+        self._finished: dict[int, float] = {}
+        """When it was seen first that a bundle is finished."""
 
     @property
     def done(self) -> int:
@@ -73,17 +73,15 @@ class Collector:
     def _require_finished(self, finished: dict[int, str]) -> None:
         now = self._clock()
         for bundle, pod in finished.items():
-            _, since = self._finished.setdefault(bundle, (pod, now))
-            if now - since < SETTLE_SECONDS:
+            if now - self._finished.setdefault(bundle, now) < SETTLE_SECONDS:
                 continue
             first, end = bundle_span(self._total, bundle, self._bundles)
             missing = [chunk for chunk in range(first, end) if chunk in self._missing]
             if missing:
-                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
                 name = self._unreadable.get(missing[0])
                 what = f"{name} in staging isn't one" if name is not None else "it isn't in staging"
                 raise VerificationFailed(
-                    f"Chunk {missing[0]}{more} has no result: pod {pod} finished bundle {bundle}, but {what}.",
+                    f"{without_result(missing)}: pod {pod} finished bundle {bundle}, but {what}.",
                     hint="Something changes or removes what is below _staging: a lifecycle rule, perhaps.",
                 )
 
