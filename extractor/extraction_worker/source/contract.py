@@ -10,6 +10,9 @@ from psycopg import sql
 
 BEGIN = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 
+LOCKING = 1.25
+"""Times the lock time-out, all LOCKs of a transaction may take together."""
+
 # Values as current_setting() prints them, so that they can be compared when read back.
 _ALWAYS: dict[str, str] = {
     # What is read means the same in every session.
@@ -78,7 +81,8 @@ def opening_sql(*, lock_timeout: float, locks: Iterable[str] = (), snapshot_id: 
     Parameters
     ----------
     lock_timeout
-        Seconds.
+        Seconds for a LOCK, and, times :data:`LOCKING`, for all together: who waits for the second lock keeps the first,
+        and others may wait for that.
     locks
         Quoted names of tables and views.
     snapshot_id
@@ -90,7 +94,12 @@ def opening_sql(*, lock_timeout: float, locks: Iterable[str] = (), snapshot_id: 
     timeout = sql.Literal(_milliseconds(lock_timeout))
     statements.append(sql.SQL("SET LOCAL lock_timeout = {}").format(timeout).as_string(None))
     statements.append("SET LOCAL search_path = ''")
-    statements += [f"LOCK TABLE {table} IN ACCESS SHARE MODE" for table in locks]
+    if tables := ", ".join(locks):
+        # A lock time-out bounds each wait anew, and a LOCK of a partitioned table may have many. The limit of the whole
+        # comes a little later: of a single wait, the lock's own time-out says better what happened.
+        whole = sql.Literal(_milliseconds(lock_timeout * LOCKING))
+        statements.append(sql.SQL("SET LOCAL statement_timeout = {}").format(whole).as_string(None))
+        statements.append(f"LOCK TABLE {tables} IN ACCESS SHARE MODE")
     return statements
 
 

@@ -4,13 +4,17 @@ A snapshot alone protects no table: TRUNCATE, VACUUM FULL or a rewrite would mak
 So ACCESS SHARE comes first, on everything that is read. The lock makes DDL wait, and the application behind it; the
 lease gives way when somebody has waited longer than ``yield_to_ddl_after``, and when it gets older than ``max_age``.
 To give way to DDL is to end the sessions that read, too: each has the same locks until the end of its chunk.
+
+Nobody watches while the locks are being taken. So who waits for one of them, and has others already, lets go of all
+after a moment and begins again: others may wait for those.
 """
 
 import contextlib
+import math
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -80,6 +84,12 @@ JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid
 WHERE i.inhparent = ANY(%(oids)s::pg_catalog.oid[]) AND i.inhrelid <> ALL(%(oids)s::pg_catalog.oid[]) LIMIT 3
 """
 
+# "1s", "100ms" or "1min" is an interval, too.
+_DEADLOCK_TIMEOUT = """
+SELECT pg_catalog.date_part('epoch', pg_catalog.current_setting('deadlock_timeout')::pg_catalog.interval)
+"""
+_BETWEEN_LOCKINGS = 0.2
+"""Seconds in which those who waited for what we had locked get it."""
 _MAKING_WAY_SECONDS = 3.0
 """For how long sessions that still stand in the way are looked for, once the holder gave way."""
 
@@ -207,13 +217,18 @@ class SnapshotLease:
             raise SnapshotLost("The lease was released.")
         begin(connection, self._settings)
         wanted = self._resolve(connection)
+        settings = replace(self._settings, lock_timeout=self._lock_timeout(connection, wanted))
         connection.execute("ROLLBACK")
-        for _ in range(attempts):
-            begin(connection, self._settings, locks=wanted.lockable)
-            row = connection.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()
-            identity = read_identity(connection, str(row[0]) if row else "")
-            for table in wanted.readable:
-                connection.execute(f"SELECT FROM {table} LIMIT 0")
+        deadline = time.monotonic() + self._settings.lock_timeout
+        while attempts:
+            try:
+                identity = self._lock_and_export(connection, settings, wanted)
+            except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+                if time.monotonic() >= deadline:
+                    raise
+                connection.execute("ROLLBACK")
+                self._stop.wait(_BETWEEN_LOCKINGS)
+                continue
             found = self._resolve(connection)
             if found == wanted and self._storage_is_the_snapshots(found):
                 self._target = found
@@ -222,7 +237,30 @@ class SnapshotLease:
                 return identity
             connection.execute("ROLLBACK")
             wanted = found
+            attempts -= 1
         raise SourceUnavailable("The tables kept changing while they were being locked. Try again later.")
+
+    def _lock_timeout(self, connection: SourceConnection, wanted: LockTarget) -> float:
+        """Return for how many seconds to wait for locks at a time.
+
+        Of two sessions that wait for each other, the server ends the one that is there when it has waited for
+        ``deadlock_timeout``. Who has locks and lets go of all before that much time has passed is never the reason.
+        """
+        if len(wanted.oids) < 2:
+            return self._settings.lock_timeout
+        row = connection.execute(_DEADLOCK_TIMEOUT).fetchone()
+        deadlock = float(row[0]) if row else 1.0
+        return max(0.05, min(self._settings.lock_timeout, self._limits.yield_to_ddl_after, 0.7 * deadlock))
+
+    def _lock_and_export(
+        self, connection: SourceConnection, settings: SourceSettings, wanted: LockTarget
+    ) -> SnapshotIdentity:
+        begin(connection, settings, locks=wanted.lockable)
+        row = connection.execute("SELECT pg_catalog.pg_export_snapshot()").fetchone()
+        identity = read_identity(connection, str(row[0]) if row else "")
+        for table in wanted.readable:
+            connection.execute(f"SELECT FROM {table} LIMIT 0")
+        return identity
 
     def _storage_is_the_snapshots(self, target: LockTarget) -> bool:
         """Whether nothing was rewritten between snapshot and lock; only relations locked by reading can differ."""
@@ -241,9 +279,10 @@ class SnapshotLease:
 
     def _watch(self) -> None:
         since: dict[LockWaiter, float] = {}
-        while not self._stop.wait(self._limits.poll):
+        late: set[LockWaiter] = set()
+        while not self._stop.wait(self._pause(since[waiter] for waiter in since.keys() - late)):
             reason: ExtractionError | None = None
-            late: set[LockWaiter] = set()
+            late = set()
             now = time.monotonic()
             if now - self._acquired_at > self._limits.max_age:
                 reason = SourceInDanger(
@@ -256,14 +295,21 @@ class SnapshotLease:
                     found = self._waiters()
                     since = {waiter: since.get(waiter, now) for waiter in found.ours | found.behind}
                     late = {waiter for waiter, then in since.items() if now - then >= self._limits.yield_to_ddl_after}
-                    reason = self._danger(now) or self._in_the_way(late & found.ours, now, since)
+                    # Who waits comes first: looking for other dangers takes a while on a server that is busy.
+                    reason = self._in_the_way(late & found.ours, now, since)
                     if reason is None and late:
                         self._let_through(late)
+                    reason = reason or self._danger(now)
                 except psycopg.Error as error:
                     reason = SnapshotLost(translate(error, "Holding the snapshot").message)
             if reason is not None:
                 self._give_way(reason, late)
                 return
+
+    def _pause(self, waiting: Iterable[float]) -> float:
+        """Return the seconds until the next look: as soon as one who has waited since then has waited long enough."""
+        due = min(waiting, default=math.inf) + self._limits.yield_to_ddl_after - time.monotonic()
+        return min(self._limits.poll, max(due, 0.01))
 
     def _in_the_way(
         self, late: set[LockWaiter], now: float, since: Mapping[LockWaiter, float]

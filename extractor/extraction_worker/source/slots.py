@@ -80,6 +80,11 @@ class SlotBudget:
         return _key("run", self.run)
 
     @property
+    def yield_key(self) -> int:
+        """First key of the lock of the process that looks, for all of this run, who waits for its readers."""
+        return _key("yield", self.run)
+
+    @property
     def rate_key(self) -> int:
         """First key of the locks by which the sessions of this run divide its bytes a second."""
         return _key("rate", self.run)

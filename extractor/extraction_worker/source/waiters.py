@@ -28,6 +28,8 @@ WHERE NOT l.granted AND l.mode = 'AccessExclusiveLock' AND l.locktype = 'relatio
   AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())
 """
 
+_LATE = "AND l.waitstart <= pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => %s)"
+
 _BLOCKERS = """
 FROM pg_catalog.unnest(%(waiters)s::pg_catalog.int4[]) AS w(pid)
 CROSS JOIN LATERAL pg_catalog.unnest(pg_catalog.pg_blocking_pids(w.pid)) AS b(pid)
@@ -65,6 +67,15 @@ def look(connection: psycopg.Connection[Any], locked: Collection[int], family: s
         (ours if int(oid) in locked else others).add(LockWaiter(int(pid), str(relation)))
     blocked = _blocked(connection, {waiter.backend for waiter in others}, family) if others else set()
     return Waiters(frozenset(ours), frozenset(waiter for waiter in others if waiter.backend in blocked))
+
+
+def waiting_longer_than(connection: psycopg.Connection[Any], seconds: float | None) -> list[LockWaiter]:
+    """Return who has waited for so long, for whomever (PostgreSQL 14+); with None, all that wait."""
+    if seconds is None:
+        rows = connection.execute(_WAITERS).fetchall()
+    else:
+        rows = connection.execute(f"{_WAITERS} {_LATE}", [seconds]).fetchall()
+    return [LockWaiter(int(pid), str(relation)) for pid, relation, _ in rows]
 
 
 def make_way(connection: psycopg.Connection[Any], waiters: Iterable[int], family: str) -> int:

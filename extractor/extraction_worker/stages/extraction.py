@@ -8,6 +8,7 @@ from extraction_worker.model import Chunk, ChunkResult, Plan
 from extraction_worker.report.progress import Phase, Progress
 from extraction_worker.sink.abc import Sink
 from extraction_worker.source.danger import Pacer
+from extraction_worker.source.giving_way import GivingWay, Yielding
 from extraction_worker.source.reader import ByteRate, Watchdog, ask_server
 from extraction_worker.source.settings import SourceSettings
 from extraction_worker.stages.work import ChunkWorker
@@ -36,6 +37,8 @@ class Extraction:
         Whether no other process reads for the job: otherwise they share the rate.
     masks
         Of the plan's columns, with their keys: :meth:`JobSource.masks`.
+    yielding
+        When to end sessions for which DDL waits; None where the holder of a snapshot does that.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Extraction:
         alone: bool = True,
         progress: Progress,
         masks: Masks,
+        yielding: Yielding | None = None,
     ) -> None:
         self._pool = pool
         self._progress = progress
@@ -78,6 +82,9 @@ class Extraction:
             pacer=Pacer(settings.protection, slow, progress.say),
             shared=None if alone or bytes_per_second is None else settings.slots,
         )
+        self._giving_way: GivingWay | None = None
+        if yielding is not None:
+            self._giving_way = GivingWay(settings, yielding, lambda: self._worker.oldest, progress.say)
 
     def run(
         self,
@@ -124,6 +131,8 @@ class Extraction:
 
         todo = [chunk for chunk in chunks if chunk.index not in finished]
         self._watchdog.start()
+        if self._giving_way is not None:
+            self._giving_way.start()
         try:
             run_chunks(
                 todo,
@@ -135,6 +144,8 @@ class Extraction:
                 stop=self._worker.stop,
             )
         finally:
+            if self._giving_way is not None:
+                self._giving_way.stop()
             self._watchdog.stop()
 
     def stop(self) -> None:

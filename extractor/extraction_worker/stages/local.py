@@ -267,6 +267,7 @@ class LocalRun:
             bytes_per_second=int(limit) if limit is not None else None,
             progress=self._progress,
             masks=self._source.masks(attempt.plan),
+            yielding=self._source.yielding(attempt.plan),
         )
         with self._lock:
             self._extraction = extraction

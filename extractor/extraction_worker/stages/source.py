@@ -11,8 +11,9 @@ import psycopg
 from extraction_contract.resolve import ResolvedJob
 from extraction_worker.cache.store import Cache
 from extraction_worker.errors import ExtractionError
-from extraction_worker.model import Plan, SnapshotIdentity
+from extraction_worker.model import Consistency, Plan, SnapshotIdentity
 from extraction_worker.source.failures import translate
+from extraction_worker.source.giving_way import Yielding
 from extraction_worker.source.lease import LockTarget, SnapshotLease
 from extraction_worker.source.session import connect, planning_transaction, read_identity
 from extraction_worker.stages.masks import declared_masks, open_masks
@@ -106,6 +107,12 @@ class JobSource:
                     )
         except psycopg.Error as error:
             raise translate(error, "Planning") from None
+
+    def yielding(self, plan: Plan) -> Yielding | None:
+        """Return when those who read give way to DDL; None where the holder of the plan's snapshot does."""
+        if plan.consistency is Consistency.SNAPSHOT:
+            return None
+        return Yielding(application_name(self._job), self._limits.yield_to_ddl_after)
 
     def masks(self, plan: Plan) -> "Masks":
         """Return the masks of a plan's columns, with their keys; raises InvalidManifest where those were changed."""

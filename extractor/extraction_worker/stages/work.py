@@ -84,13 +84,20 @@ class ChunkWorker:
         self._digest = self.plan.plan_digest()
         self._schema = target_schema(self.plan.columns)
         self._admission = Admission(self.memory.threads)
-        self._reading: set[ReadSession] = set()
+        self._reading: dict[ReadSession, float] = {}
+        """Since when each is in the transaction of a chunk."""
         self._lock = Lock()
 
     @property
     def plan_digest(self) -> str:
         """Digest of the plan that is worked."""
         return self._digest
+
+    @property
+    def oldest(self) -> float | None:
+        """Since when, by the monotonic clock, the chunk is read that has been read for longest; None where none is."""
+        with self._lock:
+            return min(self._reading.values(), default=None)
 
     def stop(self) -> None:
         """Stop every read now, and each one that would begin. From any thread."""
@@ -249,12 +256,12 @@ class ChunkWorker:
 
     def _enter(self, session: ReadSession) -> None:
         with self._lock:
-            self._reading.add(session)
+            self._reading[session] = time.monotonic()
             self._refuse_stopped()
 
     def _leave(self, session: ReadSession) -> None:
         with self._lock:
-            self._reading.discard(session)
+            self._reading.pop(session, None)
 
 
 def empty_result(plan: Plan, sink: Sink, worker: str) -> ChunkResult:

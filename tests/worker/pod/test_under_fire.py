@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import threading
+from collections.abc import Iterable
 
 import psycopg
 import pyarrow.parquet as pq
@@ -11,12 +12,15 @@ import pytest
 from extraction_worker.errors import Interrupted, SchemaDrift, SnapshotLost, SourceInDanger
 from extraction_worker.stages.pod.stop import Stop
 from support.databases import wait_until
+from support.lock_waits import LockWaits
 from support.pods import Pods, end, events, run, wait_for_error
 
 SPEC = {"partitioning": {"targetBytes": "64Ki"}}
 ONE_CHUNK = {"partitioning": {"strategy": "None"}}
 SLOW = {"limits": {"bytesPerSecond": "64Ki", "yieldToDDLAfter": "1s"}}
 """A rate at which a chunk takes far longer than anybody may wait."""
+LONGEST_WAIT = 1.0 + 1.0
+"""Seconds: what is declared there, and one more."""
 PATIENCE = "SET statement_timeout = '25s'"
 """Of the application: far more than it has to wait, far less than a chunk takes, also on a busy machine."""
 DDL = {
@@ -25,7 +29,21 @@ DDL = {
     "cluster": "CLUSTER t USING t_pkey",
     "rewrite": "ALTER TABLE t ALTER amount TYPE text",
     "add column": "ALTER TABLE t ADD COLUMN more int DEFAULT 7",
-    "drop and recreate": "DROP TABLE t; CREATE TABLE t (id int8)",
+    "drop and recreate": "DROP TABLE t; CREATE TABLE t (id int8 PRIMARY KEY, name text, amount numeric(12,2))",
+}
+PARTITIONED_DDL = {
+    "truncate": "TRUNCATE t2",
+    "vacuum full": "VACUUM FULL t2",
+    "cluster": "CLUSTER t2 USING t2_pkey",
+    "detach": "ALTER TABLE t DETACH PARTITION t1",
+    # The rows of the default partition are looked at, under its lock.
+    "attach": "ALTER TABLE t ATTACH PARTITION more FOR VALUES FROM (900000) TO (900009)",
+    "drop and recreate": "DROP TABLE t2; CREATE TABLE t2 PARTITION OF t FOR VALUES FROM (5000) TO (20000)",
+}
+WRITES = {
+    "insert": "INSERT INTO t (id, name) SELECT 100000 + {0}, 'new'",
+    "update": "UPDATE t SET name = 'changed {0}' WHERE id = {0}",
+    "delete": "DELETE FROM t WHERE id = 40 + {0}",
 }
 
 
@@ -83,30 +101,84 @@ def large(table):
 # Giving way -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ddl", ["truncate", "rewrite", "drop and recreate"])
-def test_ddl_doesnt_wait_for_the_end_of_a_chunk(large, tmp_path, ddl):
-    pods = Pods(tmp_path, large, spec=ONE_CHUNK, source=SLOW)
-    stop = Stop()
-    with pods.held() as files:
+class Application:
+    """Sessions that run DDL, one each and once, and others that write until the last of these has ended."""
+
+    def __init__(self, database, ddl: dict[str, str]) -> None:
+        self._database = database
+        self._ended = threading.Event()
+        self._ddl = [self._thread(name, [statement]) for name, statement in ddl.items()]
+        self._writers = [self._thread(name, itertools.repeat(statement)) for name, statement in WRITES.items()]
+        self.failed: dict[str, psycopg.Error] = {}
+
+    def run(self) -> None:
+        """Let all begin; return when all have ended."""
+        for thread in [*self._ddl, *self._writers]:
+            thread.start()
+        for thread in self._ddl:
+            thread.join()
+        self._ended.set()
+        for thread in self._writers:
+            thread.join()
+
+    def _thread(self, name: str, statements: Iterable[str]) -> threading.Thread:
+        connection = psycopg.connect(self._database.conninfo, autocommit=True)
+        connection.execute(PATIENCE)
+
+        def run() -> None:
+            with connection:
+                for number, statement in enumerate(statements):
+                    try:
+                        connection.execute(statement.format(number))
+                    except psycopg.Error as error:
+                        self.failed[name] = error
+                        return
+                    if self._ended.is_set():
+                        return
+
+        return threading.Thread(target=run, daemon=True)
+
+
+def partition(database) -> None:
+    """Make ``t`` a partitioned table of the same rows."""
+    database.execute("ALTER TABLE t RENAME TO old")
+    database.execute("ALTER INDEX t_pkey RENAME TO old_pkey")
+    database.execute("CREATE TABLE t (id int8 PRIMARY KEY, name text, amount numeric(12,2)) PARTITION BY RANGE (id)")
+    database.execute("CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (5000)")
+    database.execute("CREATE TABLE t2 PARTITION OF t FOR VALUES FROM (5000) TO (20000)")
+    database.execute("CREATE TABLE t3 PARTITION OF t DEFAULT")
+    database.execute("INSERT INTO t SELECT * FROM old")
+
+
+@pytest.mark.parametrize(("kind", "ddl"), [("plain", DDL), ("partitioned", PARTITIONED_DDL)])
+def test_nothing_of_an_application_waits_longer_than_declared_and_a_second(large, tmp_path, kind, ddl):
+    if kind == "partitioned":
+        partition(large)
+        large.execute("CREATE TABLE more (LIKE t INCLUDING INDEXES)")
+    pods = Pods(tmp_path, large, bundles=2, spec={"partitioning": {"targetBytes": "2Mi"}}, source=SLOW)
+    application, stop = Application(large, ddl), Stop()
+    with pods.held() as files, LockWaits(large) as seen:
         pods.run("plan")
-        with working(pods, stop=stop) as errors:
+        with working(pods, 0, stop) as first, working(pods, 1, stop) as second:
             wait_until(lambda: reading(large), 60)
-            large.execute(DDL[ddl])
+            application.run()
             error = wait_for_error(files)
-            # What the server had sent would keep the worker busy for a minute, at this rate.
+            # What the server had sent would keep the workers busy for a minute, at this rate.
             stop.request("the test")
         assert isinstance(error, SourceInDanger)
         assert "public.t" in str(error)
-        assert len(errors) == 1
-        assert pods.results() == []
+        assert (len(first), len(second)) == (1, 1)
         with pytest.raises(SourceInDanger):
             pods.run("publish")
     assert pods.published() is None
+    assert application.failed == {}
+    assert seen.waits
+    assert seen.longer_than(LONGEST_WAIT) == []
 
 
 def test_processes_give_way_too_and_the_lead_says_why(large, tmp_path):
     pods = Pods(tmp_path, large, bundles=2, spec={"partitioning": {"targetBytes": "2Mi"}}, source=SLOW)
-    with pods.held():
+    with pods.held(), LockWaits(large) as seen:
         pods.run("plan")
         publish, worker = pods.start("publish"), pods.start("work", "w", **pods.worker(0))
         wait_until(lambda: reading(large), 100)
@@ -118,12 +190,29 @@ def test_processes_give_way_too_and_the_lead_says_why(large, tmp_path):
         # Not by its exit code: once its last words are written, the signal ends it as any process.
         assert pods.last_words("work", "w").reason in {SnapshotLost.reason, Interrupted.reason}
         assert pods.results() == []
+    assert seen.longer_than(LONGEST_WAIT) == []
     assert pods.published() is None
+
+
+def test_readers_without_a_holder_give_way_too_and_read_again(large, tmp_path):
+    slow = {"limits": SLOW["limits"] | {"bytesPerSecond": "1Mi"}}
+    pods = Pods(tmp_path, large, consistency="PerPartition", spec=ONE_CHUNK, source=slow)
+    pods.run("plan")
+    stop = Stop()
+    with LockWaits(large) as seen, working(pods, stop=stop) as errors:
+        wait_until(lambda: reading(large), 60)
+        # Nothing that the job reads.
+        large.execute("ALTER TABLE t ADD COLUMN more int")
+        wait_until(lambda: reading(large), 60)
+        stop.request("the test")
+    assert [type(error) for error in errors] == [Interrupted]
+    assert seen.waits
+    assert seen.longer_than(LONGEST_WAIT) == []
 
 
 def test_who_waits_for_an_index_that_only_readers_locked_is_let_through_and_the_snapshot_stays(large, tmp_path):
     # What the server had sent is read to its end before the chunk is begun again: some seconds at this rate.
-    slow = {"limits": SLOW["limits"] | {"bytesPerSecond": "512Ki"}}
+    slow = {"limits": SLOW["limits"] | {"bytesPerSecond": "1Mi"}}
     pods = Pods(tmp_path, large, spec=ONE_CHUNK, source=slow)
     stop = Stop()
     with pods.held() as files:
@@ -189,21 +278,18 @@ def fire(database, partitioned: bool):
 @pytest.mark.parametrize("kind", ["plain", "partitioned"])
 def test_what_is_published_is_the_snapshot_whatever_is_written_and_tried_meanwhile(database18, table, tmp_path, kind):
     if kind == "partitioned":
-        table.execute("ALTER TABLE t RENAME TO old")
-        table.execute("CREATE TABLE t (id int8, name text, amount numeric(12,2)) PARTITION BY RANGE (id)")
-        table.execute("CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (0) TO (5000)")
-        table.execute("CREATE TABLE t2 PARTITION OF t FOR VALUES FROM (5000) TO (100000)")
-        table.execute("CREATE TABLE t3 PARTITION OF t DEFAULT")
-        table.execute("INSERT INTO t SELECT * FROM old")
+        partition(table)
     pods = Pods(tmp_path, table, bundles=2, spec=SPEC | {"verification": "Source"})
     with pods.held() as files:
         wait_until(lambda: files.read_snapshot() is not None)
-        with fire(table, kind == "partitioned") as counts:
+        with fire(table, kind == "partitioned") as counts, LockWaits(table) as seen:
             pods.run("plan")
             with working(pods, 0) as first, working(pods, 1) as second:
                 copied = copy_of(table, pods)
         published = pods.run("publish")
     assert (first, second, counts["failed"]) == ([], [], [])
+    # DDL gave up by itself, and nothing waited for longer behind it.
+    assert seen.longer_than(0.1 + 1) == []
     assert rows_of(pods) == copied
     assert published.rows == len(copied) == 12858
 

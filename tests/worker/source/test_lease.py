@@ -1,6 +1,7 @@
 """The lease: lock before snapshot, yield to DDL, end by age and by loss."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import psycopg
@@ -8,7 +9,7 @@ import pytest
 
 from extraction_worker.errors import SnapshotLost, SourceInDanger, SourceUnavailable
 from extraction_worker.source import lease as lease_module
-from extraction_worker.source.contract import contract_settings
+from extraction_worker.source.contract import contract_settings, opening_sql
 from extraction_worker.source.lease import LeaseLimits, LockTarget, SnapshotLease
 from extraction_worker.source.session import connect, planning_transaction, read_identity
 from support.databases import settings_of, wait_until
@@ -144,6 +145,44 @@ def test_a_lock_that_is_not_free_is_a_transient_error_and_leaves_no_session(tabl
         lease.acquire()
     table.execute("ROLLBACK")
     assert table.execute("SELECT count(*) FROM pg_locks WHERE relation = 't'::regclass AND NOT granted") == [(0,)]
+
+
+def test_who_waits_for_what_is_locked_already_gets_it_while_the_rest_isnt_free(table):
+    table.execute("CREATE TABLE other (i int)")
+    table.execute(f"ALTER DATABASE {table.name} SET deadlock_timeout = '300ms'")
+    one, two = target_of(table), target_of(table, "other")
+    both = LockTarget(one.lockable + two.lockable, (), one.oids + two.oids, ())
+    settings = settings_of(table, lock_timeout=600)
+    lease = SnapshotLease(settings, lambda _: both, LeaseLimits(poll=0.05), Lost())
+    waiting = "SELECT 1 FROM pg_locks WHERE relation = 'other'::regclass AND NOT granted"
+    with ThreadPoolExecutor(1) as threads, psycopg.connect(table.conninfo) as application:
+        # It finds no deadlock: only that the lease lets go brings it on.
+        application.execute("SET deadlock_timeout = '60s'")
+        application.execute("SET lock_timeout = '20s'")
+        application.execute("LOCK TABLE other IN ACCESS EXCLUSIVE MODE")
+        acquired = threads.submit(lease.acquire)
+        wait_until(lambda: table.execute(waiting))
+        application.execute("TRUNCATE t")
+        application.commit()
+        identity = acquired.result()
+    with closing(connect(settings)) as reader, planning_transaction(reader, settings, identity.snapshot_id):
+        assert reader.execute("SELECT count(*) FROM public.t").fetchone() == (0,)
+    lease.release()
+
+
+def test_all_locks_together_are_bounded_and_not_only_each_wait(table):
+    opening = opening_sql(lock_timeout=0.2, locks=['"public"."t"'])
+    # Many short waits never reach this one.
+    whole = [statement for statement in opening if "lock_timeout" not in statement]
+    assert len(whole) == len(opening) - 1
+    table.execute("BEGIN")
+    table.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
+    with closing(connect(settings_of(table))) as reader:
+        for statement in whole[:-1]:
+            reader.execute(statement)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            reader.execute(whole[-1])
+    table.execute("ROLLBACK")
 
 
 def test_a_table_replaced_between_look_and_lock_is_looked_at_again(table):

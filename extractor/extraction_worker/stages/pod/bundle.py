@@ -96,6 +96,7 @@ def work_chunks(
                 alone=alone,
                 progress=progress,
                 masks=source.masks(plan),
+                yielding=source.yielding(plan),
             )
             watched = holder.watched(extraction.stop) if holder is not None else nullcontext()
             live = told(pod.redis, plan.run_id, bundle, _live(pod.environment.pod_name, progress))
