@@ -1,6 +1,10 @@
-"""Runs jobs through a storm, and judges how they ended and what they left."""
+"""Runs jobs through storms, and judges how they ended and what they left."""
 
+import contextlib
+import functools
+import os
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from e2e.chaos.faults import faults_of
@@ -10,8 +14,10 @@ from e2e.support.extraction import Extraction
 from e2e.support.jobs import FINAL, KIND, Job, condition
 from extraction_worker.sink.s3_client import S3Credentials
 from extraction_worker.verify.manifest import open_set, verify_set
-from support.faults import Run, Storm, schedule
+from support.faults import Happened, Run, Storm, schedule, sequence
 
+IS_LONG = "EXTRACTION_CHAOS_SECONDS" in os.environ
+SEED = int(os.environ.get("EXTRACTION_CHAOS_SEED", "10"))
 SETTLE_SECONDS = 300.0
 """Until every job must have ended when nothing goes wrong any more: a silent node, and three attempts with their
 back-offs."""
@@ -35,74 +41,50 @@ def essence(manifest: dict[str, Any]) -> Essence:
 
 
 class Chaos:
-    """One storm over jobs that come one after the other, ``width`` of them at the same time."""
+    """Jobs, and what goes wrong around them. :meth:`judge` comes last, and looks at all that was begun.
 
-    def __init__(self, world: World, undisturbed: dict[str, Essence], bucket: str, seed: int, *, width: int) -> None:
-        self.world, self.undisturbed, self.bucket, self.seed, self.width = world, undisturbed, bucket, seed, width
+    ``name`` is that of its bucket, and what those of its jobs begin with.
+    """
+
+    def __init__(self, world: World, undisturbed: dict[str, Essence], name: str, seed: int) -> None:
+        self.world, self.undisturbed, self.name, self.seed = world, undisturbed, name, seed
+        world.store.client().create_bucket(Bucket=name)
         self.began: dict[str, float] = {}
         self.jobs: dict[str, Job] = {}
         self.ended: dict[str, Object] = {}
         self.seconds: dict[str, float] = {}
         self.reasons: dict[str, dict[int, str]] = {}
+        self.happened: list[Happened] = []
         self.runs: list[Run] = []
+        self.violations: list[str] = []
 
-    def run(self, strikes: int, seconds: float, *, longest: float) -> Storm:
-        """Let so many faults happen within so many seconds; return when every job has ended, and was judged.
+    # Jobs --------------------------------------------------------------------------------------------------------
 
-        Parameters
-        ----------
-        longest
-            Seconds that a fault may last.
+    def begin(self, table: str, on_loss: str) -> Job:
+        """Begin a job.
+
+        Raises
+        ------
+        Refused
+            The API server is away.
         """
-        faults = faults_of(self.world, longest)
-        storm = Storm(faults, schedule(self.seed, faults, strikes, seconds))
-        for _ in range(self.width):
-            self.begin()
-        for job in self.jobs.values():
-            # Before, there is nobody to hit.
-            job.wait_for_phase("Running", *FINAL)
-        began = time.monotonic()
-        looked = 0.0
-        try:
-            while not (storm.is_over and len(self.ended) == len(self.jobs)):
-                now = time.monotonic() - began
-                assert now < seconds + SETTLE_SECONDS, f"{sorted(set(self.jobs) - set(self.ended))} don't end"
-                storm.advance(now)
-                if now - looked >= 1:
-                    looked = now
-                    self.look()
-                    # Who begins late is hit by nothing.
-                    if now < 0.75 * seconds and len(self.jobs) - len(self.ended) < self.width:
-                        self.begin()
-                time.sleep(0.1)
-        finally:
-            storm.end()
-        for name in self.jobs:
-            self.judge(name)
-        self.require_nothing_left()
-        self.require_recorded()
-        return storm
-
-    def begin(self) -> None:
-        """Begin another job."""
-        number = len(self.jobs)
-        name = f"chaos-{self.seed}-{number}"
-        table = SMALL if number % 4 == 3 else LARGE
+        name = f"{self.name}-{len(self.jobs)}"
         spec = SPEC | {
-            "parallelism": 2, "snapshot": {"onLoss": ON_LOSS[number % len(ON_LOSS)]}, "ttlSecondsAfterFinished": 0,
-            "podTemplate": _PODS,
+            "parallelism": 2, "snapshot": {"onLoss": on_loss}, "ttlSecondsAfterFinished": 0, "podTemplate": _PODS,
         }  # fmt: skip
         extraction = Extraction(
-            self.world.jobs.namespace, self.world.source, table, HOST_NAME, self.world.store, self.bucket,
+            self.world.jobs.namespace, self.world.source, table, HOST_NAME, self.world.store, self.name,
             f"{name}/", spec,
         )  # fmt: skip
         job = Job(self.world.jobs, extraction, name)
-        try:
-            job.apply_alone()
-        except Refused:
-            # The API server is away. The same job comes next.
-            return
+        job.apply_alone()
         self.jobs[name], self.began[name] = job, time.monotonic()
+        return job
+
+    @property
+    def active(self) -> int:
+        """How many jobs haven't ended."""
+        return len(self.jobs) - len(self.ended)
 
     def look(self) -> None:
         """See which jobs have ended, and why attempts did."""
@@ -119,15 +101,92 @@ class Chaos:
                 self.ended[name] = found[name]
                 self.seconds[name] = time.monotonic() - self.began[name]
 
-    def judge(self, name: str) -> None:
-        """A job ended with the undisturbed result, or with a reason and without one; note which."""
+    # What goes wrong ---------------------------------------------------------------------------------------------
+
+    def strike(self, names: Sequence[str], seconds: float, *, longest: float) -> None:
+        """Let these faults happen, one after the other within so many seconds; return when all are healed.
+
+        Those that this world doesn't know are left out. None lasts longer than ``longest`` seconds.
+        """
+        faults = faults_of(self.world, longest)
+        known = [name for name in names if any(fault.name == name for fault in faults)]
+        storm = Storm(faults, sequence(f"{self.seed}/{known}", faults, known, seconds))
+        self._pass(storm, lambda _: storm.is_over, seconds + longest + 60)
+
+    def settle(self) -> None:
+        """Return when every job has ended; nothing goes wrong any more."""
+        self._pass(Storm([], []), lambda _: not self.active, SETTLE_SECONDS)
+
+    def run(self, strikes: int, seconds: float, *, longest: float, width: int) -> None:
+        """Let so many faults happen within so many seconds, among so many jobs at the same time.
+
+        A job that ends is followed by another. Returns when every one has ended.
+        """
+        faults = faults_of(self.world, longest)
+        storm = Storm(faults, schedule(self.seed, faults, strikes, seconds))
+
+        def fill() -> None:
+            # Where the API server is away, the same job comes next.
+            with contextlib.suppress(Refused):
+                while self.active < width:
+                    number = len(self.jobs)
+                    self.begin(SMALL if number % 4 == 3 else LARGE, ON_LOSS[number % len(ON_LOSS)])
+
+        def is_over(now: float) -> bool:
+            # Who begins late is hit by nothing.
+            if now < 0.75 * seconds:
+                fill()
+            return storm.is_over and not self.active
+
+        fill()
+        for job in self.jobs.values():
+            # Before, there is nobody to hit.
+            job.wait_for_phase("Running", *FINAL)
+        self._pass(storm, is_over, seconds + SETTLE_SECONDS)
+
+    def _pass(self, storm: Storm, is_over: Callable[[float], bool], seconds: float) -> None:
+        """Let time pass, and the storm with it, until it is over, which is asked once a second; so long at most."""
+        began, looked = time.monotonic(), 0.0
+        try:
+            while True:
+                now = time.monotonic() - began
+                storm.advance(now)
+                if now >= looked:
+                    looked = now + 1
+                    self.look()
+                    if is_over(now):
+                        return
+                assert now < seconds, f"{sorted(self.jobs.keys() - self.ended.keys())} don't end"
+                time.sleep(0.1)
+        finally:
+            storm.end()
+            self.happened += storm.happened
+
+    # How it ended ------------------------------------------------------------------------------------------------
+
+    def judge(self) -> None:
+        """Every job ended with the undisturbed result, or with a reason and without one; nothing else is left."""
+        for name in self.jobs:
+            self._note(functools.partial(self._judge, name))
+        self._note(self._require_nothing_left)
+        self._note(self._require_recorded)
+        assert not self.violations, "\n".join(self.violations)
+
+    def _note(self, require: Callable[[], None]) -> None:
+        """Note what isn't as it has to be, and go on: one storm shall tell all that it found."""
+        try:
+            require()
+        except AssertionError as error:
+            self.violations.append(str(error))
+
+    def _judge(self, name: str) -> None:
         found, job = self.ended[name], self.jobs[name]
         status, prefix = found["status"], f"{name}/"
-        keys, uploads = self.world.kept(self.bucket, prefix)
+        keys, uploads = self.world.kept(self.name, prefix)
         assert uploads == [], f"{name} left uploads"
         reasons = [reason for _, reason in sorted(self.reasons.get(name, {}).items())]
         if status["phase"] == "Succeeded":
-            manifest = self.world.manifest(self.bucket, prefix)
+            manifest = self.world.manifest(self.name, prefix)
             assert keys == {part["name"] for part in manifest["parts"]} | {"_manifest.json"}, name
             assert essence(manifest) == self.undisturbed[job.extraction.table], f"{name} published another set"
             result = status["result"]
@@ -152,14 +211,14 @@ class Chaos:
         published = status["phase"] == "Succeeded"
         self.runs.append(Run(name, self.seed, published, reasons, status.get("attempt", 1), self.seconds[name]))
 
-    def require_nothing_left(self) -> None:
+    def _require_nothing_left(self) -> None:
         """Neither a session on the source nor a pod is left; those that are being ended get a while for it."""
         deadline = time.monotonic() + LEFT_SECONDS
         while left := [*self.world.sessions(), *self._children()]:
             assert time.monotonic() < deadline, f"left: {left}"
             time.sleep(0.5)
 
-    def require_recorded(self) -> None:
+    def _require_recorded(self) -> None:
         """The record has every job as it ended: what happened while it was away was told when it came back."""
         expected = {name: found["status"]["phase"] for name, found in self.ended.items()}
         deadline = time.monotonic() + LEFT_SECONDS

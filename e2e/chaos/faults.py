@@ -15,7 +15,7 @@ from pathlib import Path
 from e2e.chaos.world import World
 from e2e.support.cluster import Cluster, Object, Refused
 from e2e.support.processes import process_of
-from support.chaos import HELD, cut_session, stop_server
+from support.chaos import HELD, READS, cut_session, stop_server
 from support.faults import Fault
 
 Choose = Callable[[random.Random], Object | None]
@@ -74,7 +74,7 @@ def _operator(world: World) -> list[Fault]:
 def _servers(world: World) -> list[Fault]:
     source, redis, record = world.source.server, world.redis, world.record.server
     return [
-        Fault("cut session", lambda draw: cut_session(source, draw)),
+        Fault("cut session", lambda draw: cut_session(source, draw, READS)),
         Fault("cut holder", lambda draw: cut_session(source, draw, HELD)),
         Fault("restart source", lambda draw: stop_server(source, draw), source.start, 2),
         Fault("crash store", lambda _: _said("store", world.gate.shut), world.gate.open, 4),

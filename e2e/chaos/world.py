@@ -8,6 +8,7 @@ import psycopg
 
 from e2e.support.cluster import Cluster, Object, Refused
 from e2e.support.gate import Gate
+from e2e.support.jobs import SOURCE, is_source_ready
 from e2e.support.servers import Postgres, Store
 from e2e.support.stand_in import StandIn
 from support.redis_server import RedisServer
@@ -28,6 +29,17 @@ class World:
     redis: RedisServer
     record: Postgres
     stand_in: StandIn | None
+    declared: Object
+    """The DataSource, whose limits :meth:`limit` declares."""
+
+    def limit(self, bytes_per_second: str) -> None:
+        """Let pods of attempts that begin from now on read so many bytes a second, those of a job together."""
+        limits = {"maxConnections": 40, "activeJobs": 10, "bytesPerSecond": bytes_per_second}
+        self.jobs.apply(self.declared | {"spec": self.declared["spec"] | {"limits": limits}})
+
+    def wait_for_source(self) -> None:
+        """Wait until the source was checked as declared now: a check that finds it away is repeated much later."""
+        self.jobs.wait_for(SOURCE, self.declared["metadata"]["name"], is_source_ready)
 
     def pods(self, *, role: str) -> list[Object]:
         """Return the running pods of a role, of all jobs, by name; none while the API server is away."""

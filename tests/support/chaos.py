@@ -19,6 +19,8 @@ from support.pods import Pods
 
 HELD = "state LIKE 'idle in%' AND application_name LIKE '%lead-%'"
 """Of sessions: those that keep a snapshot."""
+READS = f"NOT ({HELD})"
+"""Of sessions: all others."""
 ATTEMPTS = 6
 TRIES = 5
 
@@ -123,7 +125,7 @@ class Chaos:
             Fault("stop worker", self.stop_worker, self.wake_workers, 6),
             Fault("kill holder", lambda _: kill(self.hold, "holder")),
             Fault("kill publisher", lambda _: kill(self.publish, "publisher")),
-            Fault("cut session", lambda draw: cut_session(self.server, draw)),
+            Fault("cut session", lambda draw: cut_session(self.server, draw, READS)),
             Fault("cut holder", lambda draw: cut_session(self.server, draw, HELD)),
             Fault("silence store", lambda _: self.silence_store(), lambda: self.store.send_signal(signal.SIGCONT), 2),
             Fault("restart source", lambda draw: stop_server(self.server, draw), self.server.start, 1),
@@ -183,7 +185,7 @@ def kill(process: subprocess.Popen, name: str) -> str:
     return name
 
 
-def cut_session(server, draw: random.Random, condition: str = "true") -> str:
+def cut_session(server, draw: random.Random, condition: str) -> str:
     """Have the server end one session of a job; a server that is away has none."""
     with contextlib.suppress(psycopg.OperationalError), psycopg.connect(server.conninfo(), autocommit=True) as admin:
         rows = admin.execute(

@@ -1,6 +1,8 @@
 """Faults from a seed: what goes wrong, when, and for how long. The chaos of processes and of a cluster share it."""
 
 import json
+import os
+import platform
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -56,6 +58,21 @@ def schedule(seed: object, faults: Sequence[Fault], count: int, seconds: float) 
         busy[free[0].name] = at + lasts
         strikes.append(Strike(at, free[0].name, lasts, generator.getrandbits(32)))
     return tuple(strikes)
+
+
+def sequence(seed: object, faults: Sequence[Fault], names: Sequence[str], seconds: float) -> tuple[Strike, ...]:
+    """Return a strike of each named fault, in this order and evenly within so many seconds.
+
+    How long each lasts, and whom it hits, are the same for the same arguments.
+    """
+    generator = random.Random(f"{seed}")
+    longest = {fault.name: fault.longest for fault in faults}
+    return tuple(
+        Strike(
+            seconds * number / len(names), name, generator.uniform(0.3, 1) * longest[name], generator.getrandbits(32)
+        )
+        for number, name in enumerate(names)
+    )
 
 
 @dataclass
@@ -123,6 +140,13 @@ class Run:
     seconds: float
 
 
+def this_machine() -> str:
+    """Return what the faults happen on: processors and their load, as of now."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} × {model}, load average {os.getloadavg()[0]:.1f}"
+
+
 @dataclass
 class Report:
     """What was done and how it ended, for a machine and for people."""
@@ -130,6 +154,10 @@ class Report:
     title: str
     faults: list[Happened] = field(default_factory=list)
     runs: list[Run] = field(default_factory=list)
+    seconds: float = 0.0
+    machine: str = field(default_factory=this_machine)
+    violations: list[str] = field(default_factory=list)
+    """What wasn't as it has to be."""
 
     def write(self, folder: Path, name: str) -> None:
         """Write ``NAME.json`` and ``NAME.md``."""
@@ -145,7 +173,9 @@ class Report:
         return [
             f"# {self.title}", "",
             f"{len(self.faults)} faults, {len(self.runs)} jobs from the seeds {', '.join(map(str, seeds))}:",
-            f"{good} published the same set, {len(self.runs) - good} nothing.", "",
+            f"{good} published the same set, {len(self.runs) - good} nothing.",
+            f"It took {self.seconds:.0f} s on {self.machine}.", "",
+            *(f"**Violated:** {violation}\n" for violation in self.violations),
             "| fault | times |", "|---|--:|", *(f"| {name} | {count} |" for name, count in faults.most_common()), "",
             "| an attempt ended by | times |", "|---|--:|",
             *(f"| {name} | {count} |" for name, count in reasons.most_common()), "",

@@ -3,7 +3,7 @@
 from collections import Counter
 from itertools import pairwise
 
-from support.faults import Fault, Happened, Report, Run, Storm, Strike, schedule
+from support.faults import Fault, Happened, Report, Run, Storm, Strike, schedule, sequence
 
 
 def fault(name: str, log: list[str], *, hit: str = "it", longest: float = 0.0) -> Fault:
@@ -37,6 +37,14 @@ def test_a_fault_that_lasts_is_not_injected_again_until_it_is_healed():
     assert all(one.at + one.lasts <= next_one.at for one, next_one in pairwise(strikes))
 
 
+def test_a_sequence_has_each_named_fault_once_and_in_order():
+    faults = [fault(name, [], longest=2) for name in NAMES]
+    strikes = sequence(7, faults, ("silence", "cut"), 10)
+    assert [(strike.at, strike.fault) for strike in strikes] == [(0, "silence"), (5, "cut")]
+    assert all(0.6 <= strike.lasts <= 2 for strike in strikes)
+    assert strikes == sequence(7, faults, ("silence", "cut"), 10)
+
+
 def test_a_storm_injects_when_due_heals_what_lasts_and_draws_the_same_victims():
     log: list[str] = []
     faults = [fault("kill", log), fault("silence", log, longest=5), fault("miss", log, hit="", longest=5)]
@@ -63,8 +71,10 @@ def test_a_storm_injects_when_due_heals_what_lasts_and_draws_the_same_victims():
 
 def test_a_report_counts_faults_and_endings(tmp_path):
     runs = [Run("a", 5, True, ["SnapshotLost"], 2, 9.4), Run("b", 5, False, ["SnapshotLost"], 1, 3.2)]
-    Report("Chaos", [Happened(1.0, "kill", "pod", 0.0)], runs).write(tmp_path, "it")
+    report = Report("Chaos", [Happened(1.0, "kill", "pod", 0.0)], runs, 12.3, "a machine", ["b left uploads"])
+    report.write(tmp_path, "it")
     text = (tmp_path / "it.md").read_text()
-    assert "1 faults, 2 jobs from the seeds 5:\n1 published the same set, 1 nothing." in text
+    assert "1 faults, 2 jobs from the seeds 5:\n1 published the same set, 1 nothing.\n" in text
+    assert "It took 12 s on a machine.\n\n**Violated:** b left uploads\n" in text
     assert "| SnapshotLost | 2 |" in text
     assert '"published": true' in (tmp_path / "it.json").read_text()
