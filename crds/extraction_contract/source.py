@@ -261,7 +261,7 @@ class DataSourceStatus(Contract):
     checks: Annotated[int, Field(ge=0)] = 0
     """Number of the last check; names its Job."""
     failed_checks: Annotated[int, Field(ge=0)] = 0
-    """Checks that failed in a row; the next one waits the longer."""
+    """Checks that failed in a row; the next one waits the longer. 1 while checks find no connection free."""
     check_request: Annotated[str, Field(max_length=256)] = ""
     """The value of the annotation ``extraction-operator.io/check`` that the last check answers."""
     active_jobs: Annotated[int, Field(ge=0)] = 0

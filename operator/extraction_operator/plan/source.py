@@ -30,6 +30,9 @@ from extraction_operator.plan.waiting import explain
 
 _LONGEST_REQUEST = 256
 
+BUSY = "SourceBusy"
+"""The reason that a check gives when it found no connection free, of the budget or of the server."""
+
 
 def decide_source(seen: ObservedSource, settings: Settings) -> SourceDecision:
     """Return what to do now: check the source when it is new, was changed, isn't ready, or when somebody asks."""
@@ -114,6 +117,8 @@ class _Deciding:
         now = self.seen.now
         if found is not None:
             self.ready(check, found)
+        elif failure is not None and failure.reason == BUSY:
+            self.wait_for_turn(check, failure.message)
         elif failure is not None:
             self.not_ready(check, failure)
         elif check.ending is not None:
@@ -206,6 +211,29 @@ class _Deciding:
         what = "the name in the server's certificate" if mode == "verify-ca" else "the server's certificate"
         message = f"Nobody checks {what}: connection.sslMode is {mode}, verify-full would."
         return State("Secure", holds=False, reason="ServerNotVerified", message=message)
+
+    def wait_for_turn(self, check: ChildJob, why: str) -> None:
+        """Check again soon: others have all connections, which says nothing against the source.
+
+        One that was ready stays so, and its jobs begin. One that isn't known as it is declared now isn't ready yet.
+        """
+        status = self.seen.source.status
+        # The server has answered, so earlier failures don't make the pause longer, nor do several busy moments.
+        self.ended(check, failed=1)
+        waiting = {
+            "Reconciling": State("Reconciling", holds=True, reason=BUSY, message=why),
+            "Stalled": State("Stalled", holds=False, reason=BUSY),
+        }
+        ready = conditions.find(status.conditions, "Ready")
+        if ready is not None and ready.status == "True" and status.observed_generation == check.generation:
+            self.states = tuple(
+                waiting.get(known.type)
+                or State(known.type, holds=known.status == "True", reason=known.reason, message=known.message)
+                for known in status.conditions
+            )
+        else:
+            self.states = (State("Ready", holds=False, reason=BUSY, message=why), *waiting.values())
+        self.tell("Reconciling", "True", Event(BUSY, conditions.shorten(why)))
 
     def not_ready(self, check: ChildJob, failure: Failure) -> None:
         self.ended(check, failed=self.seen.source.status.failed_checks + 1)

@@ -9,6 +9,7 @@ import pytest
 from extraction_contract.messages import CheckMessage, Message
 from extraction_contract.models import DataSource
 from extraction_operator.plan import names
+from extraction_operator.plan.admission import hindrance
 from extraction_operator.plan.source import decide_source
 from extraction_operator.plan.values import (
     FINALIZER,
@@ -25,10 +26,11 @@ from extraction_operator.plan.values import (
     SourceDecision,
 )  # fmt: skip
 from support.api_rules import check_status, check_times, kstatus
-from support.plan_world import NOW, SETTINGS, ended, failure, make_source, seconds
+from support.plan_world import NOW, SETTINGS, ended, failure, make_job, make_source, seconds
 
 FOUND = CheckMessage(server_version="18.6", latency_milliseconds=0.4, tls="TLSv1.3", max_connections=100)
 REFUSED = failure("AuthenticationFailed", 14, text="password authentication failed")
+BUSY = failure("SourceBusy", 41, text="The budget shop-db:5432 of 10 connections is used up: by others.")
 
 
 def new_source(**metadata: Any) -> DataSource:
@@ -205,6 +207,83 @@ def test_a_failed_check_is_told_and_repeated_later_and_later():
     world.now += seconds(300)
     world.check_says(FOUND)
     assert (world.condition().status, world.source.status.failed_checks) == ("True", 0)
+
+
+def test_a_check_that_finds_no_connection_free_waits_and_knocks_again_soon():
+    world = SourceWorld()
+    decision = world.check_says(BUSY)
+    assert kstatus(decision.status, generation=1) == "InProgress"
+    assert [(event.reason, event.warning) for event in decision.events] == [("SourceBusy", False)]
+    waits = []
+    for _ in range(8):
+        for kind, status in (("Ready", "False"), ("Reconciling", "True"), ("Stalled", "False")):
+            assert (world.condition(kind).status, world.condition(kind).reason) == (status, "SourceBusy")
+        assert "used up: by others" in world.condition().message
+        found = hindrance(make_job(), world.source, world.now)
+        assert found is not None
+        assert "used up: by others" in found.message, "the job says so, too"
+        decision = world.decide()
+        assert decision.again_at is not None
+        waits.append((decision.again_at - world.now).total_seconds())
+        world.now = decision.again_at
+        told = world.check_says(BUSY).events
+        assert not told, "nothing new"
+    assert waits == [10] * 8
+    world.now += seconds(10)
+    world.check_says(FOUND)
+    assert (world.condition().status, world.condition("Reconciling").status) == ("True", "False")
+    assert world.source.status.failed_checks == 0
+
+
+def test_a_source_that_is_ready_stays_so_while_another_check_waits_for_a_connection():
+    world = SourceWorld()
+    world.check_says(FOUND)
+    world.step()
+    before = {kind: world.condition(kind) for kind in ("Ready", "ReadOnly", "Secure")}
+    world.now += seconds(100)
+    world.metadata(annotations={names.CHECK: "please"})
+    decision = world.check_says(BUSY)
+    assert {kind: world.condition(kind) for kind in before} == before
+    assert world.condition("Reconciling").status == "True"
+    assert "used up: by others" in world.condition("Reconciling").message
+    assert [event.reason for event in decision.events] == ["SourceBusy"]
+    assert decision.status.server is not None
+    assert hindrance(make_job(), world.source, world.now) is None, "jobs begin meanwhile"
+    world.now += seconds(10)
+    assert not world.check_says(BUSY).events
+    world.now += seconds(10)
+    world.check_says(FOUND)
+    assert kstatus(world.source.status, generation=1) == "Current"
+    world.step()
+    assert not world.step().actions
+    # What is wrong is still told.
+    world.metadata(annotations={names.CHECK: "again"})
+    world.check_says(BUSY)
+    world.now += seconds(10)
+    world.check_says(REFUSED)
+    assert (world.condition().status, world.condition().reason) == ("False", "AuthenticationFailed")
+
+
+def test_an_edited_source_isnt_ready_before_its_check_found_a_connection():
+    world = SourceWorld()
+    world.check_says(FOUND)
+    world.step()
+    world.metadata(generation=2)
+    world.check_says(BUSY)
+    assert (world.condition().status, world.condition().observed_generation) == ("False", 2)
+    assert world.source.status.observed_generation == 2
+    assert hindrance(make_job(), world.source, world.now) is not None
+
+
+def test_a_server_that_answers_that_it_is_busy_ends_the_growing_pauses():
+    world = SourceWorld()
+    for _ in range(5):
+        world.check_says(failure())
+        world.now += seconds(300)
+    assert world.source.status.failed_checks == 5
+    world.check_says(BUSY)
+    decision = world.decide()
+    assert decision.again_at == world.now + seconds(10)
 
 
 def test_an_error_that_may_pass_isnt_stalled():

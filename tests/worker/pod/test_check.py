@@ -5,6 +5,8 @@ import os
 import pwd
 import shutil
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import psycopg
@@ -13,9 +15,12 @@ import pytest
 from extraction_contract.messages import CheckMessage, FailureMessage
 from extraction_contract.problems import ManifestError
 from extraction_worker.demo.postgres import free_port, postgres_server
-from extraction_worker.errors import InvalidManifest, NotFound
-from support.databases import wait_until
-from support.pods import Pods, end
+from extraction_worker.errors import InvalidManifest, NotFound, SourceBusy
+from extraction_worker.source.session import connect
+from extraction_worker.source.slots import SlotBudget
+from extraction_worker.stages.pod import check as command
+from support.databases import settings_of, wait_until
+from support.pods import Pods, end, events, run
 
 PGBOUNCER = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
 
@@ -72,6 +77,38 @@ def test_what_is_wrong_is_told(database18, tmp_path):
     told = pods.last_words("check")
     assert isinstance(told, FailureMessage)
     assert (told.reason, "nowhere" in told.message) == ("NotFound", True)
+
+
+def all_taken(stack: ExitStack, database, tmp_path) -> Pods:
+    """Have a job take every connection that the budget has; return pods of a source of that budget."""
+    budget = SlotBudget(f"check-{database.name}", 2)
+    holders = settings_of(database, slots=budget, application_name="extraction/default/orders/orders-work")
+    for _ in range(budget.limit):
+        stack.callback(connect(holders).close)
+    source = {"budgetGroup": budget.group, "limits": {"maxConnections": budget.limit}}
+    return Pods(tmp_path, database, source=source)
+
+
+def test_a_check_waits_until_a_job_gives_a_connection_back(database, tmp_path):
+    with ExitStack() as job, ThreadPoolExecutor(1) as executor:
+        pods = all_taken(job, database, tmp_path)
+        invocation = pods.invocation("check")
+        checking = executor.submit(run, "check", invocation)
+        wait_until(lambda: [event for event in events(invocation) if event["event"] == "waiting"])
+        assert not checking.done()
+        job.close()
+        assert isinstance(checking.result(60), CheckMessage)
+
+
+def test_a_check_that_found_no_connection_for_long_says_who_has_them_and_may_be_repeated(
+    database, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(command, "_PATIENCE_SECONDS", 0.0)
+    with ExitStack() as job:
+        pods = all_taken(job, database, tmp_path)
+        with pytest.raises(SourceBusy, match=r"of 2 connections is used up: by extraction/default/orders.* ×2"):
+            check(pods)
+    assert isinstance(check(pods), CheckMessage)
 
 
 def test_a_missing_secret_and_a_missing_source_are_told(database18, tmp_path):
