@@ -6,7 +6,8 @@ from typing import LiteralString
 _JOB: LiteralString = (
     "j.uid, j.created_at, j.cluster, j.namespace, j.name, j.source, j.table_name, j.phase, j.attempt, j.started_at,"
     " j.finished_at, j.duration_seconds, j.rows, j.bytes, j.files, j.rows_per_second, j.bytes_per_second,"
-    " j.consistency, j.verification, j.reused_run, j.reason, j.message"
+    " j.consistency, j.verification, j.reused_run, j.sessions, j.session_checkouts, j.session_reuses, j.session_waits,"
+    " j.sessions_evicted, j.sessions_leaked, j.reason, j.message"
 )
 
 
@@ -97,7 +98,8 @@ ATTEMPTS: LiteralString = (
 )
 BUNDLES: LiteralString = (
     "SELECT attempt, bundle, outcome, exit_code, pod, node, started_at, finished_at, duration_seconds, rows, bytes,"
-    " rows_per_second, chunks, reused_chunks, retries, reason, message FROM extraction.bundles"
+    " rows_per_second, chunks, reused_chunks, retries, sessions, session_checkouts, session_reuses, session_waits,"
+    " sessions_evicted, sessions_leaked, reason, message FROM extraction.bundles"
     " WHERE job_uid = %(uid)s AND job_created_at = %(created_at)s ORDER BY attempt, bundle, finished_at"
 )
 SPEC: LiteralString = (

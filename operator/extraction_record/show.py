@@ -22,9 +22,14 @@ ATTEMPTS = (
     "files", "reason",
 )  # fmt: skip
 BUNDLES = (
-    "attempt", "bundle", "outcome", "node", "duration_seconds", "rows", "bytes", "rows_per_second", "retries", "reason",
+    "attempt", "bundle", "outcome", "node", "duration_seconds", "rows", "bytes", "rows_per_second", "retries",
+    "sessions", "session_checkouts", "session_reuses", "session_waits", "sessions_evicted", "sessions_leaked", "reason",
 )  # fmt: skip
-_TITLES = {"duration_seconds": "seconds", "table_name": "table", "rows_per_second": "rows/s"}
+_TITLES = {
+    "duration_seconds": "seconds", "table_name": "table", "rows_per_second": "rows/s",
+    "session_checkouts": "checkouts", "session_reuses": "reuses", "session_waits": "waits",
+    "sessions_evicted": "evicted", "sessions_leaked": "leaked",
+}  # fmt: skip
 _LONGEST = 80
 
 

@@ -64,6 +64,11 @@ def _list(names: tuple[str, ...]) -> sql.Composed:
     return sql.SQL(", ").join(map(sql.Identifier, names))
 
 
+_SESSIONS = (
+    "sessions", "session_checkouts", "session_reuses", "session_waits", "sessions_evicted", "sessions_leaked",
+)  # fmt: skip
+"""What pools of connections did."""
+
 DATA_SOURCES = Table(
     "data_sources", ("uid",),
     (
@@ -81,7 +86,7 @@ JOBS = Table(
     (
         "cluster", "namespace", "name", "source", "table_name", "schedule_uid", "generation", "resource_version",
         "phase", "attempt", "started_at", "finished_at", "deleted_at", "sink", "format", "verification", "consistency",
-        "rows", "bytes", "files", "digest", "manifest", "reused_run", "reason", "message",
+        "rows", "bytes", "files", "digest", "manifest", "reused_run", *_SESSIONS, "reason", "message",
     ),
     _NEWER,
 )  # fmt: skip
@@ -100,7 +105,7 @@ BUNDLES = Table(
     "bundles", ("job_uid", "attempt", "bundle", "pod_uid", "job_created_at"),
     (
         "pod", "node", "outcome", "exit_code", "started_at", "finished_at", "rows", "bytes", "chunks", "reused_chunks",
-        "retries", "seconds", "sessions", "session_reuses", "session_waits", "reason", "message",
+        "retries", "seconds", *_SESSIONS, "reason", "message",
     ),
 )  # fmt: skip
 

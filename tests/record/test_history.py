@@ -192,8 +192,8 @@ def test_the_record_is_kept_by_commands(empty, database):
         assert result.exit_code == 0, result.output
         return result.output
 
-    assert run("version") == "base (newest: 0002)\n"
-    assert run("migrate", "--wait", "5s") == "The record is at version 0002.\n"
+    assert run("version") == "base (newest: 0003)\n"
+    assert run("migrate", "--wait", "5s") == "The record is at version 0003.\n"
     assert run("partitions", "--ahead", "4") == "Made 4 partitions.\n"
     database.execute(
         "INSERT INTO extraction.jobs (uid, created_at, cluster, namespace, name, source, generation, resource_version,"

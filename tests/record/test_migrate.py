@@ -24,30 +24,36 @@ def shape(database) -> list[tuple[object, ...]]:
 def test_up_down_and_up_again_is_the_same(database, empty: Place):
     migrate.upgrade(empty)
     first = shape(database)
-    assert migrate.current(empty) == ("0002", "0002")
+    assert migrate.current(empty) == ("0003", "0003")
     assert ("jobs", "rows", "bigint") in first
+    assert {("jobs", "sessions_leaked", "bigint"), ("bundles", "session_checkouts", "bigint")} <= set(first)
     assert ("jobs", "started_at", "timestamp with time zone") in first
     assert ("job_specs", "spec", "jsonb") in first
     migrate.downgrade(empty, "base")
-    assert migrate.current(empty) == (None, "0002")
+    assert migrate.current(empty) == (None, "0003")
     left = {row[0] for row in shape(database)}
     assert left == {"alembic_version", "alembic_version_pkc"}
     migrate.upgrade(empty)
     assert shape(database) == first
 
 
-def test_one_step_back_keeps_what_was_recorded(database, empty: Place):
+def test_steps_back_keep_what_was_recorded(database, empty: Place):
     migrate.upgrade(empty)
+    newest = shape(database)
     database.execute(
         "INSERT INTO extraction.jobs (uid, created_at, cluster, namespace, name, source, generation, resource_version,"
-        " phase, attempt, sink, format, verification, reused_run) SELECT gen_random_uuid(), now(), 'c', 'n', 'j', 's',"
-        " 1, 1, 'Succeeded', 1, 's', 'Parquet', 'Written', 'uid-1'"
+        " phase, attempt, sink, format, verification, reused_run, sessions) SELECT gen_random_uuid(), now(), 'c', 'n',"
+        " 'j', 's', 1, 1, 'Succeeded', 1, 's', 'Parquet', 'Written', 'uid-1', 8"
     )
+    migrate.downgrade(empty, "0002")
+    assert database.execute("SELECT name, reused_run FROM extraction.jobs") == [("j", "uid-1")]
+    assert not [name for table, name, *_ in shape(database) if table == "jobs" and str(name).startswith("session")]
     migrate.downgrade(empty, "0001")
     assert database.execute("SELECT name FROM extraction.jobs") == [("j",)]
     assert ("jobs", "reused_run", "text") not in shape(database)
     migrate.upgrade(empty)
-    assert database.execute("SELECT name, reused_run FROM extraction.jobs") == [("j", None)]
+    assert database.execute("SELECT name, reused_run, sessions FROM extraction.jobs") == [("j", None, None)]
+    assert shape(database) == newest
 
 
 def test_up_twice_changes_nothing(database, empty: Place):
@@ -74,7 +80,7 @@ def test_two_at_once_are_one_after_the_other(database, empty: Place):
     for thread in threads:
         thread.join()
     assert errors == []
-    assert migrate.current(empty) == ("0002", "0002")
+    assert migrate.current(empty) == ("0003", "0003")
     assert database.execute("SELECT count(*) FROM extraction.alembic_version") == [(1,)]
 
 
@@ -88,7 +94,7 @@ def test_a_step_that_fails_leaves_nothing(database, empty: Place):
     ]
     database.execute("DROP TABLE extraction.daily")
     migrate.upgrade(empty)
-    assert migrate.current(empty)[0] == "0002"
+    assert migrate.current(empty)[0] == "0003"
 
 
 def test_a_server_that_is_away_is_waited_for_within_bounds():

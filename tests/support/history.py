@@ -17,7 +17,8 @@ SOURCES, NAMESPACES, SCHEDULES = 500, 20, 200
 _JOBS = """
 INSERT INTO extraction.jobs (uid, created_at, cluster, namespace, name, source, table_name, schedule_uid, generation,
     resource_version, phase, attempt, started_at, finished_at, sink, format, verification, consistency, rows, bytes,
-    files, digest, manifest, reason, message)
+    files, digest, manifest, sessions, session_checkouts, session_reuses, session_waits, sessions_evicted,
+    sessions_leaked, reason, message)
 SELECT md5(i::text)::uuid, created, 'main', 'team-' || i % {namespaces}, 'job-' || i, 'source-' || i % {sources},
     'public.table_' || i % 5000, CASE WHEN i % 10 = 0 THEN md5('schedule-' || i / 10 % {schedules})::uuid END, 1,
     i, phase, 1, created + interval '1 second' * (i % 30),
@@ -28,6 +29,9 @@ SELECT md5(i::text)::uuid, created, 'main', 'team-' || i % {namespaces}, 'job-' 
     CASE WHEN phase = 'Succeeded' THEN 100000 * (1 + i % 5000) END,
     CASE WHEN phase = 'Succeeded' THEN 1 + i % 40 END, CASE WHEN phase = 'Succeeded' THEN md5('digest' || i) END,
     CASE WHEN phase = 'Succeeded' THEN 's3://lake/team-' || i % {namespaces} || '/job-' || i || '/_manifest.json' END,
+    CASE WHEN phase = 'Succeeded' THEN 8 END, CASE WHEN phase = 'Succeeded' THEN 16 END,
+    CASE WHEN phase = 'Succeeded' THEN 8 END, CASE WHEN phase = 'Succeeded' THEN 0 END,
+    CASE WHEN phase = 'Succeeded' THEN 0 END, CASE WHEN phase = 'Succeeded' THEN 0 END,
     CASE phase WHEN 'Failed' THEN 'OutOfMemory' WHEN 'Running' THEN 'Planned' ELSE phase END,
     CASE phase WHEN 'Failed' THEN 'The container work of a pod was killed for using more memory than its limit.'
         ELSE '1,000 rows in 8 files: s3://lake/orders/_manifest.json' END
@@ -62,10 +66,10 @@ FROM extraction.jobs WHERE created_at >= {since}
 _BUNDLES = """
 INSERT INTO extraction.bundles (job_uid, job_created_at, attempt, bundle, pod_uid, pod, node, outcome, exit_code,
     started_at, finished_at, rows, bytes, chunks, reused_chunks, retries, seconds, sessions, session_reuses,
-    session_waits)
+    session_waits, session_checkouts, sessions_evicted, sessions_leaked)
 SELECT uid, created_at, 1, b, md5(name || b)::uuid, name || '-1a2b3c4d-work-1-1-' || b || '-x7k2p',
     'node-' || resource_version % 50, 'Succeeded', 0, started_at, finished_at, rows / 4, bytes / 4, 4, 0, 0, 55.5,
-    2, 2, 0
+    2, 2, 0, 4, 0, 0
 FROM extraction.jobs, generate_series(0, 3) AS b WHERE created_at >= {since}
 """
 _SOURCES = """

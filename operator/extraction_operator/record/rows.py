@@ -75,6 +75,7 @@ def job_rows(document: bytes, *, cluster: str, seen: datetime, gone: bool = Fals
             "rows": result.get("rows"), "bytes": result.get("bytes"), "files": result.get("files"),
             "digest": result.get("digest"), "manifest": result.get("manifest"),
             "reused_run": (result.get("reused") or {}).get("run"),
+            **_sessions(result.get("connections") or {}),
             **_explained(ready),
         },
         version_of(metadata),
@@ -175,7 +176,9 @@ def _bundle(pod: Pod, work: Container, done: BundleMessage | None) -> dict[str, 
         found |= {
             "rows": done.rows, "bytes": done.bytes, "chunks": done.chunks, "reused_chunks": done.reused,
             "retries": done.retries, "seconds": done.seconds, "sessions": done.sessions,
-            "session_reuses": done.session_reuses, "session_waits": done.session_waits,
+            "session_checkouts": done.checkouts, "session_reuses": done.session_reuses,
+            "session_waits": done.session_waits, "sessions_evicted": done.sessions_evicted,
+            "sessions_leaked": done.sessions_leaked,
         }  # fmt: skip
     elif failure := FailureMessage.of(work.message):
         found |= {"reason": failure.reason, "message": _shorten(failure.message)}
@@ -195,6 +198,14 @@ def _number(version: str) -> int:
 
 def _explained(ready: Json) -> dict[str, object]:
     return {"reason": ready.get("reason"), "message": _shorten(ready["message"]) if ready.get("message") else None}
+
+
+def _sessions(connections: Json) -> dict[str, object]:
+    return {
+        "sessions": connections.get("opened"), "session_checkouts": connections.get("checkouts"),
+        "session_reuses": connections.get("reuses"), "session_waits": connections.get("waits"),
+        "sessions_evicted": connections.get("evicted"), "sessions_leaked": connections.get("leaks"),
+    }  # fmt: skip
 
 
 def _shorten(message: str) -> str:

@@ -19,15 +19,20 @@ from extraction_operator.cluster.parse import parse_own
 from extraction_operator.config import RecordConfig
 from extraction_operator.record.recorder import Recorder
 from extraction_operator.store import Store
+from extraction_record import show
 from extraction_record.connection import Place
+from extraction_record.history import History
 from extraction_record.migrate import upgrade
 from extraction_worker.demo.postgres import postgres_server
 from support.objects import data_source, pod
-from support.record import document, job, place_of, succeeded, uid
+from support.record import RESULT, document, job, place_of, succeeded, uid
 
 NOW = datetime(2026, 11, 22, 7, tzinfo=UTC)
 CREATED = "2026-11-22T06:00:00Z"
-BUNDLE = BundleMessage(bundle=3, chunks=4, rows=500, bytes=32_000, seconds=2.5)
+BUNDLE = BundleMessage(
+    bundle=3, chunks=4, rows=500, bytes=32_000, seconds=2.5, sessions=2, checkouts=4, session_reuses=2,
+    sessions_evicted=1,
+)  # fmt: skip
 
 
 class Told:
@@ -141,6 +146,28 @@ def test_a_jobs_life_is_recorded_in_one_transaction_a_flush(recorded, record18: 
         (3, "Succeeded", 500, 200.0)
     ]
     assert recorded.execute("SELECT name, ready, database FROM extraction.data_sources") == [("shop", True, "shop")]
+
+
+def test_what_was_done_with_connections_is_shown_of_the_job_and_of_each_bundle(recorded, record18: Place):
+    scene = Scene(record18)
+    counts = {"opened": 2, "checkouts": 4, "reuses": 2, "waits": 0, "evicted": 1, "leaks": 0}
+    scene.see(phase="Running")
+    scene.see_worker()
+    scene.see(phase="Succeeded", status=succeeded(result=RESULT | {"connections": counts}))
+    run(scene, scene.flush)
+    with History.open(record18) as history:
+        found = history.show("orders", "default")
+    assert found is not None
+    [bundle] = found.bundles
+    for row in (found.job, bundle):
+        assert (row["sessions"], row["session_checkouts"], row["session_reuses"]) == (2, 4, 2)
+        assert (row["session_waits"], row["sessions_evicted"], row["sessions_leaked"]) == (0, 1, 0)
+    shown = list(show.whole(found))
+    assert "session_checkouts  4" in shown
+    titles, values = shown[-2].split(), shown[-1].split()
+    assert dict(zip(titles, values, strict=True)).items() >= {
+        "SESSIONS": "2", "CHECKOUTS": "4", "REUSES": "2", "WAITS": "0", "EVICTED": "1", "LEAKED": "0",
+    }.items()  # fmt: skip
 
 
 def everything(recorded) -> list[list[tuple[object, ...]]]:

@@ -16,8 +16,12 @@ from support.record import COMPLETED, STARTED, document, job, succeeded, uid
 
 SEEN = datetime(2026, 11, 22, 7, tzinfo=UTC)
 BUNDLE = BundleMessage(
-    bundle=3, chunks=4, reused=1, rows=500, bytes=32_000, seconds=2.5, retries=2, sessions=2, session_reuses=7
-)
+    bundle=3, chunks=4, reused=1, rows=500, bytes=32_000, seconds=2.5, retries=2, sessions=2, checkouts=9,
+    session_reuses=7, session_waits=1, sessions_evicted=1, sessions_leaked=3,
+)  # fmt: skip
+SESSIONS = (
+    "sessions", "session_checkouts", "session_reuses", "session_waits", "sessions_evicted", "sessions_leaked",
+)  # fmt: skip
 FAILED = FailureMessage(reason="OutOfMemory", exit_code=21, message="Pod x needs more.\0", bundle=3)
 
 
@@ -58,6 +62,16 @@ def test_a_job_that_took_a_result_names_the_run():
     (row,) = rows("jobs", of_job(phase="Succeeded", status=status))
     assert row["reused_run"] == f"{uid('first')}-1"
     assert rows("jobs", of_job(phase="Succeeded", status=succeeded()))[0]["reused_run"] is None
+
+
+def test_a_job_that_read_has_what_its_pods_did_with_connections():
+    counts = {"opened": 8, "checkouts": 100, "reuses": 92, "waits": 3, "evicted": 1, "leaks": 2}
+    status = succeeded()
+    status["result"] = status["result"] | {"connections": counts}
+    (row,) = rows("jobs", of_job(phase="Succeeded", status=status))
+    assert tuple(row[name] for name in SESSIONS) == (8, 100, 92, 3, 1, 2)
+    (row,) = rows("jobs", of_job(phase="Succeeded", status=succeeded()))
+    assert {row[name] for name in SESSIONS} == {None}
 
 
 def test_a_job_that_failed_says_why():
@@ -174,7 +188,8 @@ def test_a_worker_that_ended_is_a_bundle():
         32000,
         2.5,
     )
-    assert (row["reused_chunks"], row["retries"], row["session_reuses"]) == (1, 2, 7)
+    assert (row["reused_chunks"], row["retries"]) == (1, 2)
+    assert tuple(row[name] for name in SESSIONS) == (2, 9, 7, 1, 1, 3)
     assert (row["finished_at"] - row["started_at"]).total_seconds() == 10
     (row,) = of_pod(worker(21, FAILED.encode()))
     assert (row["outcome"], row["exit_code"], row["reason"], row["message"]) == (

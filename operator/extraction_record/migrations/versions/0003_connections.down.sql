@@ -1,0 +1,11 @@
+ALTER TABLE extraction.bundles
+    DROP COLUMN session_checkouts,
+    DROP COLUMN sessions_evicted,
+    DROP COLUMN sessions_leaked;
+ALTER TABLE extraction.jobs
+    DROP COLUMN sessions,
+    DROP COLUMN session_checkouts,
+    DROP COLUMN session_reuses,
+    DROP COLUMN session_waits,
+    DROP COLUMN sessions_evicted,
+    DROP COLUMN sessions_leaked;
