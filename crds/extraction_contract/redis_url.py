@@ -29,6 +29,7 @@ URL_KEY, CA_KEY = "url", "ca.crt"
 _MAX_BYTES = 1 << 20
 _SENTINEL_PORT = 26379
 _URL = re.compile(r"(?P<kind>rediss?|unix|rediss?\+cluster|rediss?\+sentinel)://(?P<rest>.*)", re.DOTALL)
+_UNVERIFIED = re.compile(r"[?&](?:ssl_cert_reqs=(?!required\b)|ssl_check_hostname=(?:false|f|no|n|0)\b)", re.IGNORECASE)
 _SENTINELS = re.compile(
     r"(?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?(?P<hosts>[^/@]+)/(?P<service>[^/?]+)(?:/(?P<db>\d{1,5}))?"
 )
@@ -80,6 +81,15 @@ class RedisUrl:
             raise RedisUrlError(f"{file} isn't UTF-8 text.") from None
         ca = file.with_name(CA_KEY)
         return cls(text, ca if ca.is_file() else None, seconds)
+
+    @property
+    def weakness(self) -> str:
+        """Why others could read or answer what is sent there, in a sentence without a name; empty where they can't."""
+        if self._kind.startswith("redis+") or self._kind == "redis":
+            return "Redis is reached without TLS: its URL begins with redis, not with rediss."
+        if _UNVERIFIED.search(self._rest):
+            return "Nobody checks the certificate of Redis, or the name in it: its URL says so."
+        return ""
 
     @property
     def _kind(self) -> str:

@@ -39,6 +39,7 @@ from extraction_operator.plan.values import Key
 from extraction_operator.queue import KeyQueue
 from extraction_operator.reconcile import Hands, Reconciler
 from extraction_operator.store import Parent, Ref
+from extraction_operator.stores import security
 from extraction_operator.watch.stream import watch
 from extraction_operator.workers import Workers, describe
 
@@ -186,19 +187,23 @@ class Operator:
         self._spawn(self._events.run(), "events")
         if self._recorder is not None:
             self._spawn(self._recorder.lead(self._store, self._config.flush_seconds), "record")
-            if self._config.pod is not None:
-                own = OwnPod(self._api, self._events, self._config.pod)
-                self._spawn(self._tell_of(self._recorder, own), "own pod")
+        if self._config.pod is not None:
+            self._spawn(self._tell_of_itself(OwnPod(self._api, self._events, self._config.pod)), "own pod")
         self._spawn(self._live.run(self._store.reading, self._workers.add, self._config.live_seconds), "live")
         await self._unless(holding, self._workers.run())
 
-    async def _tell_of(self, recorder: "Recorder", own: OwnPod) -> None:
-        """Say by a condition whether the record keeps up, for as long as this replica leads."""
+    async def _tell_of_itself(self, own: OwnPod) -> None:
+        """Say by conditions how the operator's own stores are reached and kept, for as long as this replica leads."""
         failed = False
-        while True:
-            found = recorder.keeping_up
+        secure = security(self._config)
+        while secure is not None:
+            conditions = [secure]
+            if self._recorder is not None:
+                found = self._recorder.keeping_up
+                conditions.append(PodCondition("RecordKeepsUp", found.status, found.reason, found.message))
             try:
-                await own.tell(PodCondition("RecordKeepsUp", found.status, found.reason, found.message))
+                for condition in conditions:
+                    await own.tell(condition)
                 failed = False
             except ClusterError as error:
                 if not failed:

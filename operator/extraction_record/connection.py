@@ -32,6 +32,22 @@ class Place:
     url: str
     credentials: Path | None = None
 
+    @property
+    def weakness(self) -> str:
+        """Why others could read or answer what is sent there, in one sentence without a name; empty where they can't.
+
+        Raises
+        ------
+        PlaceError
+            The URL can't be read.
+        """
+        mode = self._parsed()["sslmode"]
+        if mode == "verify-full":
+            return ""
+        if mode in {"require", "verify-ca"}:
+            return f"Nobody checks the name in the certificate of the record's server: sslmode is {mode}."
+        return f"The record is reached without TLS, or may be: sslmode is {mode}."
+
     def parameters(self) -> dict[str, Any]:
         """Return what ``psycopg.connect`` takes.
 
@@ -40,6 +56,15 @@ class Place:
         PlaceError
             The URL can't be read or has a password in it, or a file is missing.
         """
+        found = self._parsed()
+        if found["sslmode"] == "verify-full":
+            found.setdefault("sslrootcert", "system")
+        if self.credentials is not None:
+            found["user"] = self._read(self.credentials / "username")
+            found["password"] = self._read(self.credentials / "password")
+        return _SETTINGS | found
+
+    def _parsed(self) -> dict[str, Any]:
         # Late: the operator's configuration has a place, and most operators write no record.
         from psycopg import ProgrammingError
         from psycopg.conninfo import conninfo_to_dict
@@ -50,13 +75,7 @@ class Place:
             raise PlaceError("The record's URL can't be read: postgresql://HOST[:PORT]/DATABASE.") from None
         if "password" in found:
             raise PlaceError("The record's URL has a password: it belongs into the file `password` of the credentials.")
-        found.setdefault("sslmode", "verify-full")
-        if found["sslmode"] == "verify-full":
-            found.setdefault("sslrootcert", "system")
-        if self.credentials is not None:
-            found["user"] = self._read(self.credentials / "username")
-            found["password"] = self._read(self.credentials / "password")
-        return _SETTINGS | found
+        return {"sslmode": "verify-full"} | found
 
     @staticmethod
     def _read(file: Path) -> str:

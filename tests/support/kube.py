@@ -206,6 +206,10 @@ class Kube:
             await self._remove(_key(kind, known))
             return web.json_response({"kind": "Status", "status": "Success"})
         wanted = body if request.method == "PUT" else merged(known, body)
+        if request.content_type == "application/strategic-merge-patch+json" and "status" in wanted:
+            # The only list of ours that is patched like that; the API server merges it by the type of each.
+            conditions = {entry["type"]: entry for raw in (known, wanted) for entry in _conditions(raw)}
+            wanted["status"] = wanted["status"] | {"conditions": list(conditions.values())}
         _check(known, body.get("metadata") or {})
         if subresource == "status":
             wanted = known | {"status": wanted["status"]}
@@ -259,6 +263,10 @@ def merged(target: Any, patch: Any) -> Any:
 def now() -> str:
     """Return the time as the API server writes it."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _conditions(raw: Object) -> list[Object]:
+    return (raw.get("status") or {}).get("conditions") or []
 
 
 def _check(known: Object, wanted: Object) -> None:

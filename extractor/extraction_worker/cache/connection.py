@@ -49,10 +49,16 @@ class RedisConnection:
         if file is None:
             return None
         try:
-            return cls(RedisUrl.read(file, seconds=ANSWER_SECONDS), say)
+            url = RedisUrl.read(file, seconds=ANSWER_SECONDS)
         except RedisUrlError as error:
             say(f"Going on without Redis. {error}")
             return None
+        return cls(url, say)
+
+    @property
+    def weakness(self) -> str:
+        """Why others could read or answer what is sent there; empty where they can't."""
+        return self._url.weakness
 
     def call(self, work: "Callable[[Redis], _Result]") -> _Result:
         """Do something with a client.

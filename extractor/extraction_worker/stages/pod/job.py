@@ -56,7 +56,10 @@ class JobPod:
             invocation.log.warning("said", message=message)
 
         file = invocation.mounts.redis
-        return cls(invocation, environment, resolved, RedisConnection.of_file(file if file.exists() else None, say))
+        redis = RedisConnection.of_file(file if file.exists() else None, say)
+        if redis is not None and redis.weakness:
+            say(redis.weakness)
+        return cls(invocation, environment, resolved, redis)
 
     @property
     def name(self) -> str:
