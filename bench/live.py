@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.machine import this_machine
 from extraction_contract.live import WRITE_SECONDS, LiveProgress, PodProgress, Promised, live_key
 from extraction_worker.cache.connection import RedisConnection
-from extraction_worker.cache.live import tell_plan, told
+from extraction_worker.cache.live import told
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
@@ -94,8 +94,8 @@ def tell(file: Path, numbers: range, stop) -> None:
     with ExitStack() as stack:
         for number in numbers:
             connection = RedisConnection.of_file(file)
-            tell_plan(connection, f"job-{number}", Promised(100, 1, 10**6, 10**8))
-            stack.enter_context(told(connection, f"job-{number}", 0, progress(number)))
+            promised = Promised(100, 1, 10**6, 10**8)
+            stack.enter_context(told(connection, f"job-{number}", 0, promised, progress(number)))
             stop.wait(WRITE_SECONDS / len(numbers))
         stop.wait()
 

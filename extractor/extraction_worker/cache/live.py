@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from extraction_contract.live import (
@@ -21,7 +21,7 @@ from extraction_worker.cache.connection import RedisAwayError, RedisConnection
 def tell_plan(connection: RedisConnection | None, run_id: str, promised: Promised) -> None:
     """Tell what the plan promises. Never raises."""
     if connection is not None:
-        _write(connection, live_key(run_id), JOB_FIELD, promised.encode())
+        _write(connection, live_key(run_id), {JOB_FIELD: promised.encode()})
 
 
 @contextlib.contextmanager
@@ -29,20 +29,30 @@ def told(
     connection: RedisConnection | None,
     run_id: str,
     bundle: int,
+    promised: Promised,
     now: Callable[[], PodProgress],
     seconds: float = WRITE_SECONDS,
 ) -> Iterator[None]:
-    """Tell how far a pod is within the block, again and again, and once more at the end."""
+    """Tell how far a pod is within the block, again and again, and once more at the end.
+
+    Parameters
+    ----------
+    promised
+        Told again each time: Redis may have been emptied.
+    """
     if connection is None:
         yield
         return
     ended = threading.Event()
-    key, field = live_key(run_id), bundle_field(bundle)
+    key, field, plan = live_key(run_id), bundle_field(bundle), promised.encode()
+
+    def write() -> None:
+        _write(connection, key, {JOB_FIELD: plan, field: now().encode()})
 
     def run() -> None:
         due = time.monotonic() + seconds
         while not ended.wait(max(0.0, due - time.monotonic())):
-            _write(connection, key, field, now().encode())
+            write()
             # What a write takes makes the next one no later; who was late doesn't make up for it.
             due = max(due + seconds, time.monotonic())
 
@@ -53,13 +63,13 @@ def told(
     finally:
         ended.set()
         thread.join(2 * seconds)
-        _write(connection, key, field, now().encode())
+        write()
 
 
-def _write(connection: RedisConnection, key: str, field: str, text: str) -> None:
+def _write(connection: RedisConnection, key: str, texts: Mapping[str, str]) -> None:
     def send(client: Any) -> None:
         with client.pipeline(transaction=False) as pipeline:
-            pipeline.hset(key, field, text)
+            pipeline.hset(key, mapping=texts)
             pipeline.expire(key, EXPIRES_SECONDS)
             pipeline.execute()
 

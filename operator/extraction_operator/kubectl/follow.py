@@ -22,6 +22,9 @@ class Display(Protocol):
     def show_live(self, live: LiveProgress) -> None:
         """Show how far the pods are."""
 
+    def end_live(self) -> None:
+        """Show the status alone again: what pods tell can't be read any more."""
+
     def say(self, text: str) -> None:
         """Show a line that stays."""
 

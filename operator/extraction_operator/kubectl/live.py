@@ -19,6 +19,9 @@ class Shows(Protocol):
     def show_live(self, live: LiveProgress) -> None:
         """Show how far the pods are."""
 
+    def end_live(self) -> None:
+        """Show the status alone again."""
+
     def say(self, text: str) -> None:
         """Show a line that stays."""
 
@@ -72,6 +75,7 @@ class Live:
             if not self._is_away:
                 self._is_away = True
                 self._display.say(f"Redis can't be read ({type(error).__name__}): showing the status alone.")
+                self._display.end_live()
             return
         self._is_away = False
         if live is not None and not self._ended.is_set():

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import RLock
 from typing import TYPE_CHECKING, TextIO
 
 from extraction_contract.live import LiveProgress
@@ -34,6 +35,9 @@ class Lines:
             self._last_live = text
             self.say(text)
 
+    def end_live(self) -> None:
+        """Print nothing: the status goes on by itself."""
+
     def say(self, text: str) -> None:
         """Print a line."""
         print(text, file=self._stream, flush=True)
@@ -44,40 +48,64 @@ _SHOWN_PODS = 16
 
 
 class Bar:
-    """A bar that moves, and one for each pod below it; what a job says stays above them."""
+    """A bar that moves, and one for each pod below it; what a job says stays above them.
+
+    Two threads call it: of who follows the status, and of who reads what pods tell.
+    """
 
     def __init__(self, progress: "Progress") -> None:
         self._progress = progress
         self._task = progress.add_task("", total=None, rows="")
         self._said = ""
+        self._lock = RLock()
+        self._job: JobView | None = None
         self._has_live = False
+        """Whether the bar shows what pods tell, and not the status."""
         self._pods: dict[int, TaskID] = {}
 
     def show(self, job: JobView) -> None:
         """Move the bar."""
-        rows = f"{job.rows:,} rows" if job.rows else ""
-        rate = f"{job.rows_per_second:,} rows/s" if job.rows_per_second else ""
-        if self._has_live and job.phase == "Running":
+        with self._lock:
+            self._job = job
+            if job.phase != "Running":
+                self._clear_pods()
             self._progress.update(self._task, description=f"{job.name} {job.phase}")
-            return
-        self._clear_pods()
-        self._progress.update(
-            self._task, description=f"{job.name} {job.phase}", completed=job.done, total=job.chunks or None,
-            rows="  ".join(part for part in (rows, rate) if part),
-        )  # fmt: skip
-        said = ": ".join(part for part in (job.reason, job.message) if part)
-        if said and said != self._said:
-            self._said = said
-            self.say(said)
+            if not self._has_live:
+                self._show_status(job)
+            said = ": ".join(part for part in (job.reason, job.message) if part)
+            if said and said != self._said:
+                self._said = said
+                self.say(said)
 
     def show_live(self, live: LiveProgress) -> None:
         """Move the bar, and those of pods that read."""
-        self._has_live = True
-        rate = f"{round(live.rate):,} rows/s" if live.rate else ""
+        with self._lock:
+            if self._job is None or self._job.phase != "Running":
+                return  # it was read before the phase changed
+            self._has_live = True
+            rate = f"{round(live.rate):,} rows/s" if live.rate else ""
+            self._progress.update(
+                self._task, completed=live.chunks, total=live.total or None,
+                rows="  ".join(part for part in (f"{live.percentage:g} %", f"{live.rows:,} rows", rate) if part),
+            )  # fmt: skip
+            self._show_pods(live)
+
+    def end_live(self) -> None:
+        """Show the status again."""
+        with self._lock:
+            self._clear_pods()
+            if self._job is not None:
+                self._show_status(self._job)
+
+    def _show_status(self, job: JobView) -> None:
+        rows = f"{job.rows:,} rows" if job.rows else ""
+        rate = f"{job.rows_per_second:,} rows/s" if job.rows_per_second else ""
         self._progress.update(
-            self._task, completed=live.chunks, total=live.total or None,
-            rows="  ".join(part for part in (f"{live.percentage:g} %", f"{live.rows:,} rows", rate) if part),
+            self._task, completed=job.done, total=job.chunks or None,
+            rows="  ".join(part for part in (rows, rate) if part),
         )  # fmt: skip
+
+    def _show_pods(self, live: LiveProgress) -> None:
         at_work = [(bundle, pod) for bundle, pod in live.pods if pod.chunks < pod.of][:_SHOWN_PODS]
         for bundle in self._pods.keys() - {bundle for bundle, _ in at_work}:
             self._progress.remove_task(self._pods.pop(bundle))
@@ -90,6 +118,7 @@ class Bar:
             )  # fmt: skip
 
     def _clear_pods(self) -> None:
+        self._has_live = False
         while self._pods:
             self._progress.remove_task(self._pods.popitem()[1])
 

@@ -99,7 +99,8 @@ def work_chunks(
                 yielding=source.yielding(plan),
             )
             watched = holder.watched(extraction.stop) if holder is not None else nullcontext()
-            live = told(pod.redis, plan.run_id, bundle, _live(pod.environment.pod_name, progress))
+            now = _live(pod.environment.pod_name, progress)
+            live = told(pod.redis, plan.run_id, bundle, pod.promised(plan), now)
             with invocation.stop.calling(extraction.stop), watched, live:
                 extraction.run(chunks, finished, on_result)
         except ExtractionError as error:

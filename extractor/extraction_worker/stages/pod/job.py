@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
+from extraction_contract.live import Promised
 from extraction_contract.load import load_files, object_key
 from extraction_contract.messages import PublishMessage
 from extraction_contract.resolve import ResolvedJob, resolve
@@ -81,6 +82,10 @@ class JobPod:
         limit = self.resolved.source.spec.limits.bytes_per_second
         rate = int(limit) if limit is not None else None
         return self.environment.bundles or bundle_count(plan, self.parallelism, rate)
+
+    def promised(self, plan: Plan) -> Promised:
+        """Return what the plan promises, for those who watch."""
+        return Promised(len(plan.chunks), self.bundles(plan), plan.estimated_rows, plan.estimated_bytes)
 
     def holder(self) -> Holder:
         """Return the holder, for the other containers of the lead."""

@@ -4,7 +4,6 @@ import contextlib
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from extraction_contract.live import Promised
 from extraction_contract.messages import CacheUse, PlanMessage
 from extraction_worker.cache.live import tell_plan
 from extraction_worker.cache.store import Cache
@@ -52,11 +51,10 @@ def run(invocation: Invocation) -> PlanMessage:
         reason = f"Nothing is read: the source is as it was for the result of {origin.job if origin else 'a job'}."
         message = _published_message(taken.manifest, reason[:_MAX_REASON])
         return message.model_copy(update={"digest": plan.plan_digest(), "caches": uses})
-    bundles = pod.bundles(plan)
-    promised = Promised(len(plan.chunks), bundles, plan.estimated_rows, plan.estimated_bytes)
+    promised = pod.promised(plan)
     tell_plan(pod.redis, plan.run_id, promised)
-    invocation.log.info("planned", chunks=len(plan.chunks), bundles=bundles, bytes=plan.estimated_bytes)
-    return _message(plan, bundles, uses)
+    invocation.log.info("planned", chunks=promised.chunks, bundles=promised.bundles, bytes=promised.bytes)
+    return _message(plan, promised.bundles, uses)
 
 
 def _plan(pod: JobPod, sink: Sink, cache: Cache | None) -> Plan:
