@@ -10,7 +10,7 @@ is done with Redis may always fail: whoever uses it goes on without.
     unix://[USER@]/PATH?db=0&password=…                   a socket
     redis+cluster://…  rediss+cluster://…                 a cluster, by any of its nodes
     redis+sentinel://[[USER]:PASSWORD@]HOST[:PORT][,HOST[:PORT]]…/SERVICE[/DB]      the master that sentinels name
-    rediss+sentinel://…
+    rediss+sentinel://…                                   (?sentinel_password=… is their own password)
 
 ``redis`` is imported when a client is made: who reads manifests alone doesn't need it.
 """
@@ -32,6 +32,7 @@ _URL = re.compile(r"(?P<kind>rediss?|unix|rediss?\+cluster|rediss?\+sentinel)://
 _UNVERIFIED = re.compile(r"[?&](?:ssl_cert_reqs=(?!required\b)|ssl_check_hostname=(?:false|f|no|n|0)\b)", re.IGNORECASE)
 _SENTINELS = re.compile(
     r"(?:(?P<user>[^:@/]*)(?::(?P<password>[^@/]*))?@)?(?P<hosts>[^/@]+)/(?P<service>[^/?]+)(?:/(?P<db>\d{1,5}))?"
+    r"(?:\?(?:sentinel_username=(?P<asking_user>[^&]*)&)?sentinel_password=(?P<asking_password>[^&]*))?"
 )
 
 
@@ -61,7 +62,10 @@ class RedisUrl:
                 "The URL of Redis must begin with redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://."
             )
         if "+sentinel" in self._kind and _SENTINELS.fullmatch(self._rest) is None:
-            raise RedisUrlError("The URL of Redis must be redis+sentinel://[USER:PASSWORD@]HOST:PORT,…/SERVICE[/DB].")
+            raise RedisUrlError(
+                "The URL of Redis must be redis+sentinel://[USER:PASSWORD@]HOST:PORT,…/SERVICE[/DB]"
+                "[?[sentinel_username=…&]sentinel_password=…]."
+            )
 
     @classmethod
     def read(cls, file: Path, *, seconds: float = 0.5) -> "RedisUrl":
@@ -148,15 +152,17 @@ class RedisUrl:
         hosts = [host.rpartition(":") if ":" in host else (host, "", "") for host in found["hosts"].split(",")]
         if self._kind.startswith("rediss"):
             options["ssl"] = True
-        # Sentinels are asked without a password: the one in the URL is the master's.
-        asking = dict(options)
-        if found["password"]:
-            options["password"] = unquote(found["password"])
-        if found["user"]:
-            options["username"] = unquote(found["user"])
+        asking = options | _signing_in(found["asking_user"], found["asking_password"])
+        options |= _signing_in(found["user"], found["password"])
         # The library says nothing of the types of this part.
         connect: Any = Sentinel
         addresses = [(host, int(port or _SENTINEL_PORT)) for host, _, port in hosts]
         sentinel = connect(addresses, sentinel_kwargs=asking, **options)
         master: Redis = sentinel.master_for(unquote(found["service"]), db=int(found["db"] or 0))
         return master
+
+
+def _signing_in(user: str | None, password: str | None) -> dict[str, str]:
+    """Return options of a client for what stands in a URL."""
+    given = {"username": user, "password": password}
+    return {name: unquote(value) for name, value in given.items() if value}

@@ -10,7 +10,7 @@ from extraction_worker.cache.breaker import Breaker
 from extraction_worker.cache.connection import RedisAwayError, RedisConnection
 from extraction_worker.demo.postgres import free_port
 from support.redis_server import RedisServer
-from support.tls_relay import TlsRelay
+from support.tcp_relay import TlsRelay
 
 PASSWORD = "canary-of-redis/p@ss:word"
 QUOTED = "canary-of-redis%2Fp%40ss%3Aword"
@@ -109,11 +109,19 @@ def test_certificates_are_verified_unless_the_url_says_otherwise(redis, tmp_path
         assert RedisConnection(RedisUrl.read(blind)).call(lambda redis: redis.ping())
 
 
-def test_the_master_that_sentinels_name_is_found():
+@pytest.mark.parametrize(
+    ("asked", "query"),
+    [
+        ("", ""),
+        ("requirepass canary/asked\n", "?sentinel_password=canary%2Fasked"),
+        ("user asker on >canary/asked +@all\n", "?sentinel_username=asker&sentinel_password=canary%2Fasked"),
+    ],
+)
+def test_the_master_that_sentinels_name_is_found(asked, query):
     with RedisServer("--requirepass", "secret") as master:
-        config = f"sentinel monitor shop 127.0.0.1 {master.port} 1\nsentinel auth-pass shop secret\n"
+        config = f"sentinel monitor shop 127.0.0.1 {master.port} 1\nsentinel auth-pass shop secret\n{asked}"
         with RedisServer(sentinel=config) as sentinel:
-            url = f"redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:{sentinel.port}/shop/0"
+            url = f"redis+sentinel://:secret@127.0.0.1:1,127.0.0.1:{sentinel.port}/shop/0{query}"
             assert RedisConnection(RedisUrl(url)).call(lambda redis: redis.set("x", "y"))
         assert master.client(password="secret").get("x") == b"y"
 
@@ -144,7 +152,13 @@ def test_a_socket_is_a_server_too(tmp_path):
         assert RedisConnection(RedisUrl(f"unix://{tmp_path}/redis.sock")).call(lambda redis: redis.ping())
 
 
-@pytest.mark.parametrize("text", ["", "127.0.0.1:6379", "http://x", "redis+sentinel://host:1", "redis+other://x/y"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "127.0.0.1:6379", "http://x", "redis+sentinel://host:1", "redis+sentinel://host/shop?db=1",
+        "redis+other://x/y",
+    ],
+)  # fmt: skip
 def test_what_is_no_url_is_refused_without_being_shown(text):
     with pytest.raises(RedisUrlError, match="must b"):
         RedisUrl(text)

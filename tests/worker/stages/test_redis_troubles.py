@@ -1,4 +1,4 @@
-"""Whole jobs beside a Redis in trouble: they end correctly, and publish what they would publish without one."""
+"""Local jobs beside a Redis in trouble: they end correctly, and publish what they would publish without one."""
 
 from collections.abc import Callable
 
@@ -35,7 +35,8 @@ def job(database18, tmp_path):
 
     def run(name: str, redis: RedisServer, progress: Progress):
         folder = tmp_path / name
-        files = write_job(folder, table, spec={"partitioning": {"targetBytes": "64Ki"}})
+        # Redis is asked for a result before it reads, and told of one afterwards.
+        files = write_job(folder, table, spec={"partitioning": {"targetBytes": "64Ki"}, "reuse": {}})
         options = LocalOptions(folder / "volumes", 2, redis_url_file=redis.url_file(folder))
         manifest = LocalRun(resolve_job(files), options, progress).run()
         assert (published(folder) / "_manifest.json").exists()
@@ -47,9 +48,11 @@ def job(database18, tmp_path):
 def test_a_redis_that_is_emptied_in_the_middle_changes_nothing(job):
     with RedisServer() as redis:
         want = job("before", redis, Progress())
-        assert redis.client().dbsize() > 0
-        assert job("emptied", redis, Meddler(lambda: redis.client().flushall())) == want
         assert want[0] == ROWS
+        assert redis.client().keys("extraction:1:result:*")
+        redis.client().delete(*redis.client().keys("extraction:1:result:*"))
+        assert job("emptied", redis, Meddler(lambda: redis.client().flushall())) == want
+        assert [key.split(b":")[2] for key in redis.client().keys("*")] == [b"result"]
 
 
 def test_a_redis_that_is_full_changes_nothing(job):
