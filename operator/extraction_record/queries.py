@@ -7,7 +7,7 @@ _JOB: LiteralString = (
     "j.uid, j.created_at, j.cluster, j.namespace, j.name, j.source, j.table_name, j.phase, j.attempt, j.started_at,"
     " j.finished_at, j.duration_seconds, j.rows, j.bytes, j.files, j.rows_per_second, j.bytes_per_second,"
     " j.consistency, j.verification, j.reused_run, j.sessions, j.session_checkouts, j.session_reuses, j.session_waits,"
-    " j.sessions_evicted, j.sessions_leaked, j.reason, j.message"
+    " j.sessions_evicted, j.sessions_leaked, j.reason, j.message, j.deleted_at"
 )
 
 

@@ -15,8 +15,10 @@ number of jobs, tables or pods.
 
 Pods live too briefly to be scraped. What they counted reaches the operator with their last words, and is added when
 their attempt ends, by the replica that leads, once for each container of a pod: counters of extractions are exact over
-restarts and changes of the leader, but for those that a process had counted and nobody had scraped when it died. As all
-counters do, they begin at 0 with the process, so sum `increase()` or `rate()` over replicas.
+restarts and changes of the leader, but for those that a process had counted and nobody had scraped when it died. Of a
+pod that failed or was killed, the pod in its place counts the chunks that it had finished; its connections, its memory
+and what it had read of other chunks aren't counted. As all counters do, they begin at 0 with the process, so sum
+`increase()` or `rate()` over replicas.
 
 `metrics.prometheusRule` and `metrics.dashboard` in the chart's values add alerts, and a dashboard for Grafana.
 

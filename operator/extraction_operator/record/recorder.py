@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 _ROWS = 10_000
 """Of one transaction."""
-_LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE = 10.0
+"""Seconds between two tries while the record is away, at the most: what waits is written so soon after it is back."""
 _JOBS = 20_000
 """Jobs whose creation is remembered after they are gone: the last events of their pods may come later."""
 

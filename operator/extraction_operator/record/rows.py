@@ -99,11 +99,12 @@ def _attempts(key: Json, status: Json, ready: Json, *, outcome: str, finished: o
     attempt, plan, result = status.get("attempt", 0), status.get("plan") or {}, status.get("result") or {}
     if attempt < 1:
         return
-    if attempt > 1 and outcome == "Pending" and status.get("nextAttemptTime"):
-        yield Row(
-            ATTEMPTS,
-            {**key, "attempt": attempt - 1, "outcome": "Failed", "finished_at": seen, **_explained(ready)},
-        )  # fmt: skip
+    if attempt > 1:
+        # Another one begins only then; nobody may have watched when it did.
+        before: dict[str, object] = {"outcome": "Failed"}
+        if outcome == "Pending" and status.get("nextAttemptTime"):
+            before |= {"finished_at": seen, **_explained(ready)}
+        yield Row(ATTEMPTS, {**key, "attempt": attempt - 1, **before})
     ended = {"outcome": outcome, "finished_at": finished} if finished is not None else {}
     if finished is not None and outcome not in {"Succeeded", DELETED}:
         ended |= _explained(ready)
