@@ -7,6 +7,7 @@ import subprocess
 import uuid
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +18,9 @@ from e2e.support.host import address_towards
 from e2e.support.pods import EXTRACTOR, OPERATOR
 from e2e.support.servers import Postgres, Store, postgres_with_tls, s3_store
 from e2e.support.stand_in import StandIn
+
+if TYPE_CHECKING:
+    from e2e.support.scheduling import ByFile
 
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "build" / "images"
@@ -67,6 +71,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         for name, kubeconfig in _clusters_of_workers(config):
             command = [config.option.kind_bin, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig]
             subprocess.run(command, check=True)
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "ByFile | None":
+    """Deal the tests out to workers."""
+    if config.option.dist != "loadfile":
+        return None
+    from e2e.support.scheduling import ByFile
+
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

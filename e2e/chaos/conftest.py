@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from e2e.chaos.driver import IS_LONG, LARGE, SMALL, SPEC, Essence, essence
-from e2e.chaos.world import World
+from e2e.chaos.world import REDIS_PASSWORD, World, redis_url
 from e2e.operator.conftest import CHART, values
 from e2e.support.charts import Helm
 from e2e.support.cluster import HOST_NAME, Cluster, Object
@@ -64,17 +64,20 @@ def world(
     with (
         postgres_with_tls(host_address, HOST_NAME) as record, s3_store(host_address) as behind,
         gate_to(host_address, behind.port) as gate,
-        RedisServer("--bind", "127.0.0.1", host_address, "--protected-mode", "no") as redis,
+        RedisServer("--bind", "127.0.0.1", host_address, "--requirepass", REDIS_PASSWORD) as redis,
         cluster.fresh_namespace() as operator, cluster.fresh_namespace() as jobs,
     ):  # fmt: skip
         with record.connect() as connection:
             connection.execute(f"CREATE DATABASE extraction OWNER {record.reader}")
-        redis_url = {"url": f"redis://{HOST_NAME}:{redis.port}/0"}
-        operator.apply(
-            _secret("record", {"username": record.reader, "password": record.reader_password, "ca.crt": record.ca}),
-            _secret("redis", redis_url),
-        )
-        jobs.apply(_secret("redis", redis_url))
+            # What it has confirmed survives its crash, as on any server that isn't a test's.
+            connection.execute(f"ALTER ROLE {record.reader} SET synchronous_commit = on")
+        url = {"url": redis_url(redis, HOST_NAME)}
+        access = {"username": record.reader, "password": record.reader_password, "ca.crt": record.ca}
+        operator.apply(_secret("record", access), _secret("redis", url))
+        jobs.apply(_secret("redis", url))
+        folder = tmp_path_factory.mktemp("record")
+        for name, value in access.items():
+            (folder / name).write_text(value)
         helm = Helm(helm_program, operator, tmp_path_factory.mktemp("helm"))
         chosen = values(operator_image, extractor_image) | {
             "redis": {"existingSecret": "redis", "jobs": {"secretName": "redis"}},
@@ -89,7 +92,8 @@ def world(
         extraction = Extraction(jobs.namespace, chaos_source, LARGE, HOST_NAME, store)
         extraction.apply_secrets(jobs)
         try:
-            yield World(operator, jobs, chaos_source, store, gate, redis, record, stand_in, extraction.source)
+            source = extraction.source
+            yield World(operator, jobs, chaos_source, store, gate, redis, record, folder, stand_in, source)
         finally:
             # A test that was ended in the middle of a storm has healed nothing.
             if stand_in is not None:

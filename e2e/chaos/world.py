@@ -1,17 +1,30 @@
 """Everything that a job needs, and that may die."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
+from prometheus_client.parser import text_string_to_metric_families
 
 from e2e.support.cluster import Cluster, Object, Refused
 from e2e.support.gate import Gate
-from e2e.support.jobs import SOURCE, is_source_ready
+from e2e.support.jobs import SOURCE, Job, is_source_ready
 from e2e.support.servers import Postgres, Store
 from e2e.support.stand_in import StandIn
+from extraction_contract.live import LiveProgress, live_key
 from support.redis_server import RedisServer
+
+REDIS_PASSWORD = "of-chaos"
+
+
+def redis_url(redis: RedisServer, host: str) -> str:
+    """Return the URL of Redis for those who call this machine ``host``."""
+    return f"redis://:{REDIS_PASSWORD}@{host}:{redis.port}/0"
 
 
 @dataclass(frozen=True)
@@ -28,6 +41,8 @@ class World:
     gate: Gate
     redis: RedisServer
     record: Postgres
+    record_access: Path
+    """Folder of the files ``username``, ``password`` and ``ca.crt``."""
     stand_in: StandIn | None
     declared: Object
     """The DataSource, whose limits :meth:`limit` declares."""
@@ -73,6 +88,42 @@ class World:
                 "SELECT name, phase FROM extraction.jobs WHERE namespace = %s", [self.jobs.namespace]
             ).fetchall()
         return dict(rows)
+
+    def history(self, *words: str) -> Any:
+        """Ask the record, as people do from a machine of theirs; return the answer."""
+        url = f"postgresql://{self.store.address}:{self.record.server.port}/extraction"
+        place = ("--url", f"{url}?sslrootcert={self.record_access / 'ca.crt'}", "--credentials", self.record_access)
+        program = Path(sys.executable).with_name("extraction")
+        command: list[str | Path] = [program, "history", *words, *place, "--output=json"]
+        return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60).stdout)
+
+    def watching(self, job: Job, folder: Path) -> "subprocess.Popen[str]":
+        """Follow a job and what Redis has of it, as people do; its lines are the output."""
+        file = folder / "redis-url"
+        file.write_text(redis_url(self.redis, self.store.address))
+        program = Path(sys.executable).with_name("extraction")
+        place: tuple[str | Path, ...] = ("--namespace", self.jobs.namespace, "--kubeconfig", self.jobs.kubeconfig)
+        return subprocess.Popen(
+            [program, "watch", job.name, *place, "--redis-url-file", file],
+            env=os.environ | {"KUBECTL": str(self.jobs.kubectl_path)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def live(self, job: Job) -> LiveProgress | None:
+        """Return what the pods of a job's first attempt have told in Redis."""
+        with self.redis.client(password=REDIS_PASSWORD) as client:
+            return LiveProgress.of(client.hgetall(live_key(f"{job.uid}-1")))
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """Return what the leader serves, by the name of the metric and the values of its labels, which are sorted."""
+        leader = self.leader()
+        assert leader is not None
+        path = f"/api/v1/namespaces/{self.operator.namespace}/pods/{leader['metadata']['name']}:8080/proxy/metrics"
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in text_string_to_metric_families(self.operator.kubectl("get", "--raw", path))
+            for sample in family.samples
+        }
 
     def kept(self, bucket: str, prefix: str) -> tuple[set[str], list[str]]:
         """Return the keys below a prefix of the store, without it, and the keys of uploads that aren't complete."""

@@ -47,6 +47,11 @@ class Job:
         return self.namespace.get(KIND, self.name)
 
     @property
+    def uid(self) -> str:
+        """The uid of the object."""
+        return str(self.found["metadata"]["uid"])
+
+    @property
     def status(self) -> dict[str, Any]:
         """Its status."""
         status: dict[str, Any] = self.found.get("status", {})
@@ -82,6 +87,10 @@ class Job:
     def patch(self, **spec: Any) -> None:
         """Change fields of the spec."""
         self.namespace.kubectl("patch", KIND, self.name, "--type=merge", "--patch", json.dumps({"spec": spec}))
+
+    def delete(self) -> None:
+        """Delete the object, and wait until it is gone."""
+        self.namespace.kubectl("delete", KIND, self.name)
 
     def pods(self, role: str) -> list[Object]:
         """Return the job's pods of a role."""
