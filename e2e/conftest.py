@@ -104,6 +104,8 @@ def _program(kind: str, name: str, *extras: str) -> str:
 def _kubeconfig(request: pytest.FixtureRequest) -> Path:
     """Find a cluster that runs already although its kubeconfig is gone; pytest-kind would not."""
     file = Path(request.config.option.kubeconfig).absolute()
+    # pytest-kind touches it.
+    file.parent.mkdir(parents=True, exist_ok=True)
     kind, name = Path(request.config.option.kind_bin), request.config.option.cluster_name
     clusters = subprocess.run([kind, "get", "clusters"], capture_output=True, text=True, check=True).stdout.split()
     if name in clusters:
