@@ -65,6 +65,12 @@ _BY_WORDS: tuple[tuple[re.Pattern[str], type[ExtractionError], str], ...] = (
     (re.compile(r"role .* (does not exist|is not permitted to log in)"), AuthenticationFailed, "Check the username."),
     (re.compile(r"database .* does not exist"), NotFound, "Check connection.database."),
     (re.compile(r"too many (clients|connections)|remaining connection slots"), SourceBusy, ""),
+    # A server that ends, or is killed, while it shakes hands: libpq and OpenSSL call that an error of SSL, too.
+    (
+        re.compile(r"unexpected eof|EOF detected|closed (the connection )?unexpectedly|reset by peer", re.IGNORECASE),
+        SourceUnavailable,
+        "",
+    ),
     (
         re.compile(r"server does not support SSL|certificate|SSL error|sslmode|root\.crt|sslrootcert", re.IGNORECASE),
         TLSFailed,

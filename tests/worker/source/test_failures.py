@@ -1,12 +1,16 @@
 """What is passed on of a server's words: what helps, and nothing that a row or a chunk's bound may be in."""
 
+import socket
+import threading
+
 import psycopg
 import pytest
 
-from extraction_worker.errors import InvalidQuery, NotFound, UnsupportedSource
+from extraction_worker.errors import InvalidQuery, NotFound, SourceUnavailable, UnsupportedSource
 from extraction_worker.source.copy.stream import read_copy
 from extraction_worker.source.failures import translate
 from extraction_worker.source.session import connect
+from extraction_worker.source.settings import Credentials, SourceSettings
 from support.databases import settings_of
 
 BOUND = "SELECT nothing FROM pg_catalog.pg_class WHERE relname >= 'canary'"
@@ -53,3 +57,22 @@ def test_words_that_may_hold_a_value_are_not_passed_on(database18, statement, ki
         assert isinstance(error, kind)
         assert "canary" not in str(error)
         assert "SQLSTATE" in str(error)
+
+
+@pytest.mark.parametrize("read", [0, 1])
+def test_a_server_that_ends_while_it_shakes_hands_is_no_failure_of_tls(read):
+    """What isn't read when a socket is closed makes that a reset, otherwise it is an end."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            client, _ = server.accept()
+            with client:
+                client.recv(8)
+                client.sendall(b"S")
+                client.recv(read or 65536)
+
+        threading.Thread(target=serve, daemon=True).start()
+        host, port = server.getsockname()
+        settings = SourceSettings(host, port, "db", lambda: Credentials("reader", "canary"), ssl_mode="require")
+        with pytest.raises(SourceUnavailable):
+            connect(settings)
