@@ -11,6 +11,7 @@ from typing import Literal
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 LONG = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 4 * 3600.0, 12 * 3600.0, 24 * 3600.0)
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+ROWS = (1, 10, 100, 1000, 10_000)
 MEMORY = tuple(float(1 << power) for power in range(26, 36))
 
 
@@ -116,6 +117,7 @@ CATALOG: tuple[Definition, ...] = (
     _histogram(
         "extraction_operator_record_flush_seconds", "Of one transaction of the record.", result="`success`, `error`"
     ),
+    _histogram("extraction_operator_record_flush_size", "Rows in a transaction of the record.", ROWS),
     _gauge("extraction_operator_record_waiting_rows", "Rows that wait for the record."),
     _gauge("extraction_operator_record_waiting_bytes", "Memory of these."),
     _gauge("extraction_operator_record_lag_seconds", "Since the oldest of these has waited."),

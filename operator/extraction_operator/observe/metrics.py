@@ -141,6 +141,7 @@ class Metrics:
     def record_flushed(self, rows: Mapping[str, int], seconds: float) -> None:
         """Count a transaction of the record that was committed, and its rows by table."""
         self._observe("extraction_operator_record_flush_seconds", seconds, "success")
+        self._observe("extraction_operator_record_flush_size", sum(rows.values()))
         for table, count in rows.items():
             self._count("extraction_operator_record_rows", count, table)
 

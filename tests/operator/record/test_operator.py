@@ -1,6 +1,7 @@
 """The whole operator with a record: what the API server tells ends up in PostgreSQL."""
 
 import asyncio
+import re
 from types import SimpleNamespace
 
 import psycopg
@@ -64,6 +65,8 @@ def test_the_operator_records_what_it_watches(recorded, record18: Place):
             assert 'extraction_operator_record_rows_total{table="jobs"}' in page
             assert "extraction_operator_record_up 1.0" in page
             assert 'extraction_operator_record_flush_seconds_count{result="success"}' in page
+            written = re.findall(r'extraction_operator_record_rows_total{table="\w+"} (\S+)', page)
+            assert f"extraction_operator_record_flush_size_sum {sum(map(float, written))}" in page
 
     asyncio.run(scenario())
 
