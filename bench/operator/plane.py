@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from e2e.node.components import GO_GARBAGE
 from e2e.support.api_server import ApiServer, api_server
 
 ROOT = Path(__file__).parents[2]
@@ -174,7 +175,7 @@ class Operator:
 @contextlib.contextmanager
 def _process(log: Path, command: list[str | Path]) -> Iterator[None]:
     with log.open("wb") as out:
-        process = subprocess.Popen(command, stdout=out, stderr=out)
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=os.environ | GO_GARBAGE)
     try:
         yield
     finally:

@@ -145,6 +145,7 @@ def _start_init(layout: Layout, settings: Settings, programs: Path) -> None:
     command: list[str | Path] = ["unshare", *NAMESPACES, "--fork", "--kill-child=SIGKILL",
                sys.executable, Path(__file__).with_name("kind"), "init", layout.name, programs]  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key not in {"KUBECONFIG", "LISTEN_FDS"}}
+    environment |= components.GO_GARBAGE
     with layout.init_log.open("ab") as log:
         launcher = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment, cwd="/"

@@ -24,6 +24,8 @@ from typing import Any
 
 import yaml
 
+from e2e.node.components import GO_GARBAGE
+
 CRDS = Path(__file__).parents[2] / "crds"
 Object = dict[str, Any]
 
@@ -194,7 +196,7 @@ def _prepare(folder: Path, tokens: dict[str, str]) -> None:
 @contextlib.contextmanager
 def _process(folder: Path, name: str, command: list[str | Path]) -> "Iterator[subprocess.Popen[bytes]]":
     with (folder / f"{name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"ETCD_UNSUPPORTED_ARCH": ""})
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | GO_GARBAGE)
     try:
         yield process
     finally:

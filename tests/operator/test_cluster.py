@@ -753,6 +753,60 @@ def test_a_comparison_finds_what_no_watch_told(monkeypatch: pytest.MonkeyPatch):
     run(scenario)
 
 
+def test_the_first_pages_of_all_kinds_are_under_way_together_and_parents_are_told_of_first(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    async def scenario(world: World) -> None:
+        taken_in = []
+        apply = world.store.apply
+
+        def remember(kind: Kind, raw: dict[str, object]) -> bool:
+            taken_in.append(kind.plural)
+            return apply(kind, raw)
+
+        monkeypatch.setattr(world.store, "apply", remember)
+        for kind, raw in ((EXTRACTION_JOB, extraction_job()), (DATA_SOURCE, data_source()), (JOB, child("a"))):
+            await world.kube.put(kind, raw)
+        asked, all_asked = [], asyncio.Event()
+
+        async def wait(request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]):
+            asked.append(request.path.rpartition("/")[2])
+            if len(asked) == 3:
+                all_asked.set()
+            await all_asked.wait()
+            return await handler(request)
+
+        with world.kube.failing(wait):
+            async with asyncio.timeout(20):
+                assert await Listing(world.api, world.store, ()).compare() == 3
+        assert sorted(asked[:3]) == ["datasources", "extractionjobs", "jobs"]
+        assert sorted(asked) == ["datasources", "extractionjobs", "jobs", "pods"]
+        assert taken_in == ["extractionjobs", "datasources", "jobs"]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_comparison_that_fails_leaves_nothing_under_way_and_the_collector_as_it_was(
+    enabled: bool, caplog: pytest.LogCaptureFixture
+):
+    async def scenario(world: World) -> None:
+        listing = Listing(world.api, world.store, ())
+        before = asyncio.all_tasks()
+        (gc.enable if enabled else gc.disable)()
+        try:
+            with world.kube.failing(refuse(500, "InternalError")), pytest.raises(ApiError):
+                await listing.compare()
+            assert gc.isenabled() == enabled
+        finally:
+            gc.enable()
+        assert not {task for task in asyncio.all_tasks() - before if "_read_first" in repr(task)}
+        gc.collect()
+
+    run(scenario)
+    assert "never retrieved" not in caplog.text
+
+
 def test_a_list_that_expires_is_begun_again_once():
     async def scenario(world: World) -> None:
         await world.kube.put(EXTRACTION_JOB, extraction_job())

@@ -1,7 +1,7 @@
 """Calls to the API server: JSON in, JSON out, bounded in time, counted; writes behind the fence."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -89,7 +89,7 @@ class Api:
         """
         return await self._call(self._reads, "get", kind, kind.path(None, name), READ_SECONDS)
 
-    async def pages(self, kind: Kind, namespace: str | None, **query: str) -> AsyncIterator[Page]:
+    async def pages(self, kind: Kind, namespace: str | None, **query: str) -> AsyncGenerator[Page]:
         """List objects, page by page: one is in memory at a time, and the next one under way meanwhile.
 
         Raises
