@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from e2e.node.components import GO_GARBAGE
+from e2e.node.commands import GO_GARBAGE
 from e2e.support.api_server import ApiServer, api_server
 
 ROOT = Path(__file__).parents[2]

@@ -14,7 +14,7 @@ from string import Template
 
 from e2e.node import build, components, images, kubeconfig, network, pki, requirements
 from e2e.node.api import Api
-from e2e.node.commands import run, wait_until
+from e2e.node.commands import GO_GARBAGE, run, wait_until
 from e2e.node.errors import NodeError
 from e2e.node.faults import init_process
 from e2e.node.processes import Process
@@ -145,7 +145,7 @@ def _start_init(layout: Layout, settings: Settings, programs: Path) -> None:
     command: list[str | Path] = ["unshare", *NAMESPACES, "--fork", "--kill-child=SIGKILL",
                sys.executable, Path(__file__).with_name("kind"), "init", layout.name, programs]  # fmt: skip
     environment = {key: value for key, value in os.environ.items() if key not in {"KUBECONFIG", "LISTEN_FDS"}}
-    environment |= components.GO_GARBAGE
+    environment |= GO_GARBAGE
     with layout.init_log.open("ab") as log:
         launcher = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, env=environment, cwd="/"

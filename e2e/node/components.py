@@ -11,8 +11,6 @@ from e2e.node.network import DNS_ADDRESS, POD_SUBNET, SERVICE_SUBNET
 from e2e.node.requirements import plugin_folder
 from e2e.node.state import Inside, Layout, Settings
 
-# Memory is there, processors are few: the components collect garbage half as often as Go's default has it.
-GO_GARBAGE = {"GOGC": "200"}
 # Secrets' contents never reach the log; reads by the components themselves would drown everything else.
 AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",

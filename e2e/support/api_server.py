@@ -24,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from e2e.node.components import GO_GARBAGE
+from e2e.node.commands import GO_GARBAGE
 
 CRDS = Path(__file__).parents[2] / "crds"
 Object = dict[str, Any]

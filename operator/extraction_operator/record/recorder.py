@@ -18,8 +18,8 @@ from extraction_operator.record.writer import UnavailableError, Writer
 
 log = logging.getLogger(__name__)
 
-_ROWS = 10_000
-"""Of one transaction."""
+_ROWS = 5_000
+"""Of one transaction: while the server takes one in, the next is gathered."""
 _LONGEST_PAUSE = 10.0
 """Seconds between two tries while the record is away, at the most: what waits is written so soon after it is back."""
 _JOBS = 20_000
