@@ -1,11 +1,10 @@
-"""A relay between client and server that notes when a text first comes from the server."""
+"""A relay between client and server that shows somebody what comes from the server."""
 
 import contextlib
 import select
 import socket
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _BLOCK = 1 << 16
@@ -15,16 +14,19 @@ class Tap:
     """Passes connections on to the server's socket in the file system. :attr:`port` is where it listens.
 
     A session of that socket has no address at which others could go past the relay.
+
+    Parameters
+    ----------
+    see
+        Called with each block that the server sent, from the threads that pass it on.
     """
 
-    def __init__(self, target: Path, marker: bytes) -> None:
+    def __init__(self, target: Path, see: Callable[[bytes], object]) -> None:
         self._target = target
-        self._marker = marker
+        self._see = see
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._threads: list[threading.Thread] = []
         self.port: int = self._listener.getsockname()[1]
-        self.seen_at: float | None = None
-        """When the marker first came, on the monotonic clock. A marker cut by a block's end isn't seen."""
 
     def accept(self) -> None:
         """Serve until :meth:`close`."""
@@ -49,15 +51,15 @@ class Tap:
                     data = ready.recv(_BLOCK)
                     if not data:
                         return
-                    if ready is server and self.seen_at is None and self._marker in data:
-                        self.seen_at = time.monotonic()
+                    if ready is server:
+                        self._see(data)
                     others[ready].sendall(data)
 
 
 @contextlib.contextmanager
-def tap(target: Path, marker: bytes) -> Iterator[Tap]:
+def tap(target: Path, see: Callable[[bytes], object]) -> Iterator[Tap]:
     """Yield a running tap."""
-    found = Tap(target, marker)
+    found = Tap(target, see)
     thread = threading.Thread(target=found.accept, daemon=True)
     thread.start()
     try:

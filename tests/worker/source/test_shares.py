@@ -163,3 +163,52 @@ def test_pods_together_keep_the_rate_within_a_tenth_over_ten_seconds(pods, threa
         seconds[int(now[0])] += first.go_on(now[0], readers, chance.randint(rate // 2, 2 * rate))
     for start in range(2, len(seconds) - 10):
         assert sum(seconds[start : start + 10]) == pytest.approx(10 * rate, rel=0.1)
+
+
+class Pod:
+    """A pod of two threads that works a bundle of about so many chunks; when it has ended the next one follows."""
+
+    START = 2.0
+    """Seconds from the end of one to the first look of the next."""
+
+    def __init__(self, rate: int, begins: float, now: list[float], chunks: int) -> None:
+        self.rate, self.now, self.usual = rate, now, chunks
+        self.begin(begins, chunks)
+
+    def begin(self, at: float, chunks: int) -> None:
+        bucket = ByteRate(self.rate, readers=2, clock=lambda: self.now[0])
+        self.readers = [Sharer(bucket, at) for _ in range(2)]
+        self.chunks = chunks
+
+    def go_on(self, reader: Sharer, everybody: list[Sharer], chance: random.Random, chunk: int) -> int:
+        """Let a reader do the next thing; return the bytes that it read."""
+        waits = reader.there and not reader.units
+        if not reader.left and not waits and not self.chunks:
+            # Its transaction has ended, and the others of the pod go on.
+            reader.share.close()
+            self.readers.remove(reader)
+            if not self.readers:
+                self.begin(self.now[0] + self.START, chance.randint(self.usual // 2, self.usual))
+            return 0
+        if not reader.left and not waits:
+            self.chunks -= 1
+        return reader.go_on(self.now[0], everybody, int(chunk * chance.uniform(0.9, 1.1)))
+
+
+@pytest.mark.parametrize(("pods", "chunk", "used"), [(3, 4 << 20, 0.9), (3, 64 << 20, 0.85), (10, 16 << 20, 0.9)])
+def test_pods_that_come_and_go_never_read_more_than_a_tenth_above_the_rate_and_use_most_of_it(pods, chunk, used):
+    """Each works for about a minute. The larger chunks are, the later others take what a pod has left."""
+    rate, end = 8 << 20, 300
+    chance, now, seconds = random.Random(7), [0.0], [0] * end
+    chunks = max(3, 60 * rate // pods // chunk)
+    all_pods = [Pod(rate, chance.uniform(0, 2), now, chunks) for _ in range(pods)]
+    while True:
+        running = [(pod, reader) for pod in all_pods for reader in pod.readers]
+        pod, reader = min(running, key=lambda pair: pair[1].ready)
+        if reader.ready >= end:
+            break
+        now[0] = reader.ready
+        seconds[int(now[0])] += pod.go_on(reader, [reader for _, reader in running], chance, chunk)
+    windows = [sum(seconds[start : start + 10]) / (10 * rate) for start in range(end - 10)]
+    assert max(windows) <= 1.1
+    assert sum(seconds) / (end * rate) >= used
