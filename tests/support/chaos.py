@@ -41,6 +41,8 @@ class Chaos:
         self.workers: dict[int, subprocess.Popen] = {}
         self.stopped: list[subprocess.Popen] = []
         self.numbers = iter(range(10_000))
+        self.digest = ""
+        """Of the attempt's plan."""
 
     def run(self) -> Run:
         """Run the job to its end, and clean up after it."""
@@ -57,6 +59,8 @@ class Chaos:
         lead = f"lead-{next(self.numbers)}"
         self.hold, plan = self.pods.start("hold", lead), self.pods.start("plan", lead)
         if self.wait(plan) == 0:
+            # Now, and not when a worker is started again: the store may be silent then, and nobody would wake it.
+            self.digest = self.pods.plan().plan_digest()
             self.publish = self.pods.start("publish", lead)
             self.workers = {index: self.worker(index) for index in range(self.pods.bundles)}
             # The last attempt is left alone.
@@ -114,7 +118,8 @@ class Chaos:
         self.stopped.clear()
 
     def worker(self, index: int) -> subprocess.Popen:
-        return self.pods.start("work", f"work-{index}-{next(self.numbers)}", **self.pods.worker(index))
+        environment = {"JOB_COMPLETION_INDEX": index, "EXTRACTION_PLAN_DIGEST": self.digest}
+        return self.pods.start("work", f"work-{index}-{next(self.numbers)}", **environment)
 
     # What goes wrong ----------------------------------------------------------------------------------------------
 
