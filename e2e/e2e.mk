@@ -31,6 +31,6 @@ e2e: $(E2E_READY) images  ## Run e2e/ on a cluster for each of E2E_WORKERS; KEEP
 		$(if $(KEEP),--keep-cluster) e2e $(E2E_ARGS)
 
 chaos-cluster: $(E2E_READY) images  ## The half of `make chaos` that needs a cluster
-	EXTRACTION_CHAOS_SECONDS=$${EXTRACTION_CHAOS_SECONDS:-600} EXTRACTION_CHAOS_STRIKES=$${EXTRACTION_CHAOS_STRIKES:-200} \
+	EXTRACTION_CHAOS_SECONDS=$${EXTRACTION_CHAOS_SECONDS:-1200} EXTRACTION_CHAOS_STRIKES=$${EXTRACTION_CHAOS_STRIKES:-200} \
 		$(BIN)/pytest -c e2e/pytest.ini --cluster-name $(CLUSTER) --kubeconfig $(E2E_KUBECONFIG) \
 		$(if $(KEEP),--keep-cluster) e2e/chaos
