@@ -190,6 +190,12 @@ def helm_program(cluster: Cluster) -> Path:
     return Path(_program(str(cluster.kind), "helm", "helm"))
 
 
+@pytest.fixture(scope="session")
+def kueue_program(cluster: Cluster) -> Path:
+    """Path of the manager of Kueue, which is built if need be."""
+    return Path(_program(str(cluster.kind), "kueue", "kueue"))
+
+
 @pytest.fixture
 def helm(helm_program: Path, namespace: Cluster, tmp_path: Path) -> Helm:
     """Install charts into the namespace of the test."""

@@ -46,7 +46,8 @@ ETCD = Source("go.etcd.io/etcd/server/v3", "v3.6.8", {"etcd": ""})
 COREDNS = Source("github.com/coredns/coredns", "v1.12.4", {"coredns": "coredns.go"})
 HELM = Source("helm.sh/helm/v3", "v3.22.0", {"helm": "cmd/helm"})
 KWOK = Source("sigs.k8s.io/kwok", "v0.8.0", {"kwok": "cmd/kwok"})
-EXTRAS = {"helm": HELM, "kwok": KWOK}
+KUEUE = Source("sigs.k8s.io/kueue", "v0.19.2", {"kueue": "cmd/kueue"})
+EXTRAS = {"helm": HELM, "kwok": KWOK, "kueue": KUEUE}
 
 
 def kubernetes(version: str) -> Source:
@@ -143,6 +144,7 @@ def _staging(version: str) -> Iterable[str]:
 
 def _shared(source: Source) -> Iterable[str]:
     """Yield the flags that bring the versions of libraries to those of Kubernetes."""
+    yield f"-replace={KUBERNETES}={KUBERNETES}@{DEFAULT_VERSION}"
     for path, required in _required(DEFAULT_VERSION).items():
         if path != source.module:
             yield f"-replace={path}={path}@{_staged(DEFAULT_VERSION) if required == 'v0.0.0' else required}"
@@ -153,10 +155,20 @@ def _staged(version: str) -> str:
     return f"v0.{version.removeprefix('v1.')}"
 
 
+def module_folder(source: Source) -> Path:
+    """Return the folder with the files of a module, which is read-only; the module proxy brings it once."""
+    return Path(_described(source.module, source.version)["Dir"])
+
+
+def _described(module: str, version: str) -> dict[str, str]:
+    """Return what Go says of a module, which it downloads if need be."""
+    found: dict[str, str] = json.loads(run("go", "mod", "download", "-json", f"{module}@{version}", timeout=1800))
+    return found
+
+
 def _required(version: str) -> dict[str, str]:
     """Return the modules that a release of Kubernetes requires, with their versions."""
-    described = run("go", "mod", "download", "-json", f"{KUBERNETES}@{version}", timeout=1800)
-    required = json.loads(run("go", "mod", "edit", "-json", json.loads(described)["GoMod"]))["Require"]
+    required = json.loads(run("go", "mod", "edit", "-json", _described(KUBERNETES, version)["GoMod"]))["Require"]
     if not required:
         raise NodeError(f"Kubernetes {version} names no modules")
     return {module["Path"]: module["Version"] for module in required}

@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS)
     command.set_defaults(act=_show_version)
     command = verbs.add_parser("programs", help="build what is missing; print the folder with kubectl and all others")
-    command.add_argument("extras", nargs="*", metavar="helm|kwok", choices=[[], *build.EXTRAS])
+    command.add_argument("extras", nargs="*", metavar="|".join(build.EXTRAS), choices=[[], *build.EXTRAS])
     command.set_defaults(act=_programs)
 
     fake = _group(verbs, "kwok", "nodes for tests of scale, which run nothing")

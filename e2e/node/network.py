@@ -52,6 +52,8 @@ def configure_inside(settings: Settings) -> None:
     run("ip", "link", "set", "lo", "up")
     run("ip", "address", "add", f"{settings.node_address}/30", "dev", "eth0")
     run("ip", "link", "set", "eth0", "up")
+    # What leads nowhere isn't sent at all: the API server calls webhooks at addresses that become those of pods later.
+    run("ip", "route", "add", SERVICE_SUBNET, "via", settings.host_address)
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     # The host knows no way back to pods.
     run("iptables", "-w", "-t", "nat", "-A", "POSTROUTING", "-s", POD_SUBNET, "!", "-d", POD_SUBNET,
