@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _BLOCK = 1 << 16
+_BUFFER = 1 << 16
+"""Bytes that the relay's kernel may hold for a client: what is seen is what the client takes, and hardly more."""
 
 
 class Tap:
@@ -44,6 +46,7 @@ class Tap:
 
     def _relay(self, client: socket.socket) -> None:
         with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
             server.connect(str(self._target))
             others = {client: server, server: client}
             while True:

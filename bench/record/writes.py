@@ -25,7 +25,7 @@ from extraction_record.connection import Place
 Told = tuple[str, str, bytes]
 """What the store tells of a job: its uid, its creation, its document."""
 _BEGIN = datetime(2026, 11, 2, tzinfo=UTC)
-_MOST_WAITING = 12_000
+_MOST_WAITING = 18_000
 """Rows: fewer than there are jobs, so that no two changes of one meet in the spool and none is saved by coalescing."""
 _PHASES = ("", "Pending", "Planning", "Running", "Running", "Running", "Publishing", "Succeeded")
 

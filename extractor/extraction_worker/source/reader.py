@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _LEAST_BATCH = 16 * 1024
+_LEAST_BUFFER, _MOST_BUFFER = 64 * 1024, 4 * 1024 * 1024
 _LONGEST_REST = 1.0
 
 
@@ -191,6 +192,13 @@ class ByteRate:
             here, readers = self._here(self._rate), len(self._shares) or self._readers
         return min(wanted, max(_LEAST_BATCH, int(here * self.BURST / readers)))
 
+    def buffer_bytes(self) -> int | None:
+        """Return how many bytes a connection may hold that came and weren't read; None for any number.
+
+        The server has sent them by then, so what they are together is to be small against the rate, too.
+        """
+        return None if self._rate is None else max(_LEAST_BUFFER, self.batch_bytes(_MOST_BUFFER) // 2)
+
     def halve(self, halved: bool) -> None:
         """Rest after each batch for as long as it took to come, or stop doing so."""
         self._halved = halved
@@ -249,6 +257,8 @@ def read_batches(
         The driver's error in our words.
     """
     watched = watchdog.watch(session)
+    if (size := rate.buffer_bytes()) is not None:
+        session.bound_buffer(size)
     batches = session.read(query, batch_bytes=rate.batch_bytes(batch_bytes))
     try:
         while True:

@@ -294,6 +294,14 @@ class ReadSession:
         """End the transaction."""
         self._execute("ROLLBACK")
 
+    def bound_buffer(self, size: int) -> None:
+        """Have the kernel take no more than about ``size`` bytes from the server before they are read.
+
+        Left alone, it takes several MiB of each connection as fast as they come, however slowly they are read.
+        """
+        with socket.socket(fileno=os.dup(self._connection.pgconn.socket)) as same:
+            same.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
     def read(self, query: str, *, batch_bytes: int) -> Generator["pa.RecordBatch"]:
         """Yield the rows of ``query`` as record batches of about ``batch_bytes`` Arrow bytes, one row at least.
 

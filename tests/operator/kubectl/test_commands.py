@@ -146,8 +146,10 @@ def test_ctrl_c_ends_the_watching_with_130(tmp_path: Path) -> None:
     # Not by `touch`: a shell that waits for a child goes on after a signal that the child outlived.
     program.write_text(f"#!/bin/sh\n: > {ready}\nexec sleep 60\n")
     program.chmod(0o755)
+    # What a shell runs in the background ignores the signal, and so would all that it starts.
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     watching = subprocess.Popen(
-        [sys.executable, "-c", "from extraction_operator.kubectl.commands import main; main()", "watch", "orders"],
+        [sys.executable, "-c", f"{heed}\nfrom extraction_operator.kubectl.commands import main; main()", "watch", "a"],
         env=os.environ | {"KUBECTL": str(program)}, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
     while not ready.exists():

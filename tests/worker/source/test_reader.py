@@ -1,5 +1,7 @@
 """Reading under watch: stalls are told from work, rates are kept, closing cancels."""
 
+import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -209,6 +211,27 @@ def test_the_shares_of_a_processs_threads_are_what_it_reads_of_the_rate(shares):
             read += size
         assert read == pytest.approx(10 * rate * sum(shares), rel=0.1)
     assert bucket.batch_bytes(2 << 20) == rate // 16
+
+
+def test_with_a_rate_the_kernel_takes_no_more_in_advance_than_a_fraction_of_a_seconds_bytes(session):
+    def buffer():
+        with socket.socket(fileno=os.dup(session._connection.pgconn.socket)) as same:
+            return same.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # Linux doubles it for its own needs
+
+    default = buffer()
+    list(read(session, "SELECT 1"))
+    assert buffer() == default
+    rate = ByteRate(8 << 20, readers=8, sleep=lambda _: None)
+    assert len(list(read(session, "SELECT i FROM generate_series(1, 100000) AS i", rate=rate))) > 1
+    assert buffer() == ByteRate.BURST * (8 << 20) / 8 / 2
+
+
+@pytest.mark.parametrize(
+    ("rate", "readers", "size"),
+    [(None, 1, None), (1 << 40, 1, 2 << 20), (8 << 20, 1, 1 << 20), (8 << 20, 8, 128 << 10), (64 << 10, 4, 64 << 10)],
+)
+def test_a_connection_buffers_half_a_batch_but_enough_to_travel(rate, readers, size):
+    assert ByteRate(rate, readers=readers).buffer_bytes() == size
 
 
 def test_batches_are_small_against_the_rate_and_never_larger_than_asked():
