@@ -104,7 +104,9 @@ def _build(source: Source, folder: Path) -> None:
         _say(f"Building {', '.join(missing)} {source.version}; once per version")
         start = time.monotonic()
         (work / "built").mkdir()
-        _go(work, "build", "-trimpath", *QUICK, "-ldflags", _stamp(source), "-o", *_targets(source, missing, work))
+        # Without -trimpath: with it, a package is compiled anew for each main module that asks for another version of
+        # it, although all of these are replaced by one.
+        _go(work, "build", *QUICK, "-ldflags", _stamp(source), "-o", *_targets(source, missing, work))
         for program in missing:
             _keep(work / "built" / program, folder / program)
         _say(f"Built {', '.join(missing)} in {time.monotonic() - start:.0f} s")
