@@ -16,8 +16,8 @@ from extraction_operator.store import Store
 log = logging.getLogger(__name__)
 
 EXPIRED = 410
-_AHEAD = len(WATCHED) - 1
-"""LISTs whose first page is under way while one is taken in: the API server works on them meanwhile."""
+_AHEAD = 1
+"""LISTs whose first page is under way while one is taken in, as the API server takes a while; each takes memory."""
 
 
 class Listing:
