@@ -7,7 +7,6 @@ enough.
 """
 
 import contextlib
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 import psycopg
 
 from extraction_worker.errors import ExtractionError
+from extraction_worker.repeated import Repeated
 from extraction_worker.source.session import SourceConnection, connect
 from extraction_worker.source.settings import SourceSettings
 from extraction_worker.source.slots import Claim
@@ -67,33 +67,25 @@ class GivingWay:
         self._oldest = oldest
         self._say = say
         self._clock = clock
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._looks = Repeated("giving-way", self._look_again, _POLL, at_end=self._close)
         self._connection: SourceConnection | None = None
         self._since: dict[LockWaiter, float] = {}
 
     def start(self) -> None:
         """Start to look."""
-        self._thread = threading.Thread(target=self._run, name="giving-way", daemon=True)
-        self._thread.start()
+        self._looks.start()
 
     def stop(self) -> None:
         """End the thread and its session. Idempotent."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
-            self._thread = None
+        self._looks.stop()
 
-    def _run(self) -> None:
-        pause = _POLL
-        while not self._stop.wait(pause):
-            try:
-                pause = self.look()
-            except (ExtractionError, psycopg.Error):
-                # Readers have the same trouble, and tell it.
-                self._close()
-                pause = _KNOCK
-        self._close()
+    def _look_again(self) -> float:
+        try:
+            return self.look()
+        except (ExtractionError, psycopg.Error):
+            # Readers have the same trouble, and tell it.
+            self._close()
+            return _KNOCK
 
     def look(self) -> float:
         """Look once, if it is time for that; return the seconds until the next look.

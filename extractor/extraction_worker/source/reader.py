@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from extraction_worker.errors import ExtractionError, SourceBusy, SourceStalled
+from extraction_worker.repeated import Repeated
 from extraction_worker.source.failures import translate
 from extraction_worker.source.session import ReadSession, connect
 from extraction_worker.source.settings import SourceSettings
@@ -83,20 +84,17 @@ class Watchdog:
     clock: Callable[[], float] = time.monotonic
     _watched: dict[int, _Watched] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-    _stop: threading.Event = field(default_factory=threading.Event)
-    _thread: threading.Thread | None = None
+
+    def __post_init__(self) -> None:
+        self._checks = Repeated("watchdog", self._check_again, self._pause)
 
     def start(self) -> None:
         """Start looking, several times within each time-out."""
-        self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
-        self._thread.start()
+        self._checks.start()
 
     def stop(self) -> None:
         """End the thread. Idempotent."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(timeout=5)
-            self._thread = None
+        self._checks.stop()
 
     def watch(self, session: ReadSession) -> "_Watched":
         """Begin to watch a session's read."""
@@ -129,9 +127,13 @@ class Watchdog:
                 watched.stalled = True
                 watched.session.cancel()
 
-    def _run(self) -> None:
-        while not self._stop.wait(min(self.stall_timeout / 4, 5.0)):
-            self.check()
+    @property
+    def _pause(self) -> float:
+        return min(self.stall_timeout / 4, 5.0)
+
+    def _check_again(self) -> float:
+        self.check()
+        return self._pause
 
 
 class ByteRate:
