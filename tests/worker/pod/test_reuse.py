@@ -4,15 +4,8 @@ import pytest
 
 from extraction_worker.errors import VerificationFailed
 from support.pods import Pods
-from support.redis_server import RedisServer
 
 SPEC = {"partitioning": {"targetBytes": "64Ki"}, "reuse": {"maxAge": "10m"}}
-
-
-@pytest.fixture
-def redis():
-    with RedisServer() as found:
-        yield found
 
 
 @pytest.fixture
