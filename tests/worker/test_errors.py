@@ -2,6 +2,7 @@
 
 import pytest
 
+from extraction_contract.exit_codes import EXIT_CODES
 from extraction_contract.messages import SNAPSHOT_EXIT_CODES
 from extraction_worker.errors import (
     AuthenticationFailed,
@@ -58,18 +59,30 @@ def test_messages_are_on_one_line():
     assert scrub("FATAL:  no\n\tLINE 1\r\n") == "FATAL: no LINE 1"
 
 
-def test_the_page_of_exit_codes_is_written_and_checked(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("stale", [exit_codes.PAGE, exit_codes.MODULE])
+def test_the_page_of_exit_codes_and_the_module_of_the_contract_are_written_and_checked(
+    stale, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "docs").mkdir()
+    for file in (exit_codes.PAGE, exit_codes.MODULE):
+        file.parent.mkdir(parents=True)
     assert exit_codes.main(["--check"]) == 1
     assert exit_codes.main([]) == 0
     assert exit_codes.main(["--check"]) == 0
     assert (
         "| 14 | AuthenticationFailed | terminal | The server refused the role or its password. |" in exit_codes.render()
     )
-    (tmp_path / "docs" / "exit-codes.md").write_text("old")
+    capsys.readouterr()
+    stale.write_text("old")
     assert exit_codes.main(["--check"]) == 1
-    assert "make generate" in capsys.readouterr().err
+    assert capsys.readouterr().err == f"{stale} isn't what extraction_worker.errors says: run make generate\n"
+
+
+def test_the_contract_knows_what_each_exit_code_means():
+    assert {code: reason for code, (reason, _) in EXIT_CODES.items()} == {
+        kind.exit_code: kind.reason for kind in exit_codes.all_errors()
+    }
+    assert EXIT_CODES[14][1] == "The server refused the role or its password."
 
 
 def test_the_contract_knows_the_exit_codes_of_a_lost_snapshot():

@@ -1,5 +1,9 @@
-"""docs/exit-codes.md from the errors themselves: ``python -m extraction_worker.report.exit_codes [--check]``."""
+"""What exit codes mean, from the errors themselves: ``python -m extraction_worker.report.exit_codes [--check]``.
 
+A page for people, and a module for the operator, which knows no worker.
+"""
+
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +12,7 @@ from extraction_worker import errors
 from extraction_worker.errors import ExtractionError, Terminal, Transient
 
 PAGE = Path("docs/exit-codes.md")
+MODULE = Path("crds/extraction_contract/exit_codes.py")
 
 _HEAD = """\
 # Exit codes
@@ -23,6 +28,21 @@ metric labels. *Transient* errors were retried before they ended the command; ru
 | 1 | InternalError | | Something unexpected: a bug. `EXTRACTION_DEBUG=1` shows where. |
 | 2 | | | The command line can't be understood. |
 """
+
+_MODULE_HEAD = """\
+\"\"\"What the exit codes of pods mean, for those who only see the code.
+
+Generated from ``extraction_worker/errors.py`` by ``make generate``.
+\"\"\"
+
+EXIT_CODES = {
+"""
+_MODULE_TAIL = """\
+}  # fmt: skip
+\"\"\"Reason and meaning of each error, by its exit code.\"\"\"
+"""
+_WIDEST = 121
+"""Characters of a line of code, with its end."""
 
 
 def _classes(base: type[ExtractionError]) -> Iterator[type[ExtractionError]]:
@@ -42,21 +62,37 @@ def render() -> str:
     lines = []
     for kind in all_errors():
         family = "terminal" if issubclass(kind, Terminal) else "transient" if issubclass(kind, Transient) else ""
-        meaning = " ".join((kind.__doc__ or "").split())
-        lines.append(f"| {kind.exit_code} | {kind.reason} | {family} | {meaning.replace('``', '`')} |\n")
+        lines.append(f"| {kind.exit_code} | {kind.reason} | {family} | {_meaning(kind)} |\n")
     return _HEAD + "".join(lines)
 
 
+def render_module() -> str:
+    """Return the module of the contract."""
+    lines = []
+    for kind in all_errors():
+        key, reason = f"    {kind.exit_code}: (", json.dumps(kind.reason)
+        meaning = json.dumps(_meaning(kind), ensure_ascii=False)
+        line = f"{key}{reason}, {meaning}),\n"
+        if len(line) > _WIDEST:
+            line = f"{key}\n        {reason},\n        {meaning},\n    ),\n"
+        lines.append(line)
+    return _MODULE_HEAD + "".join(lines) + _MODULE_TAIL
+
+
+def _meaning(kind: type[ExtractionError]) -> str:
+    return " ".join((kind.__doc__ or "").split()).replace("``", "`")
+
+
 def main(arguments: list[str]) -> int:
-    """Write the page, or check that it is current; return an exit code."""
-    page = render()
-    if "--check" not in arguments:
-        PAGE.write_text(page)
-        return 0
-    if not PAGE.is_file() or PAGE.read_text() != page:
-        sys.stderr.write(f"{PAGE} isn't what {errors.__name__} says: run make generate\n")
-        return 1
-    return 0
+    """Write both, or check that they are current; return an exit code."""
+    stale = 0
+    for file, text in ((PAGE, render()), (MODULE, render_module())):
+        if "--check" not in arguments:
+            file.write_text(text)
+        elif not file.is_file() or file.read_text() != text:
+            sys.stderr.write(f"{file} isn't what {errors.__name__} says: run make generate\n")
+            stale = 1
+    return stale
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from extraction_contract.exit_codes import EXIT_CODES
 from extraction_contract.messages import SNAPSHOT_EXIT_CODES, FailureMessage
 from extraction_operator.plan import indexes
 from extraction_operator.plan.values import ChildJob, Container, Pod
 
-_EXIT_CODE = re.compile(r"\bexit code (\d+)\b")
-"""In the message of a Job that a pod failure policy has failed, as the Job controller words it."""
+_EXIT_CODE = re.compile(r"^Container (\S+) for pod (\S+) failed with exit code (\d+) ")
+"""The message of a Job that a pod failure policy has failed, as the Job controller's pod_failure_policy.go words it."""
 
 INTERRUPTED = "Interrupted"
 """The reason that a pod gives when it was asked to stop."""
@@ -105,10 +106,16 @@ def of_job(job: ChildJob) -> Failure:
         return Failure(Kind.TRANSIENT, job.ending_reason or "JobFailed", text)
     # A terminal exit code fails the Job by its policy, also where the pod is gone before its words were read: one that
     # was being deleted as its Job was suspended, say.
-    code = _EXIT_CODE.search(job.ending_message)
-    if code is not None and (reason := SNAPSHOT_EXIT_CODES.get(int(code[1]))) is not None:
-        return Failure(Kind.SNAPSHOT, reason, text)
-    return Failure(Kind.TERMINAL, job.ending_reason, text)
+    told = _EXIT_CODE.match(job.ending_message)
+    if told is None or int(told[3]) not in EXIT_CODES:
+        return Failure(Kind.TERMINAL, job.ending_reason, text)
+    reason, meaning = EXIT_CODES[int(told[3])]
+    kind = Kind.SNAPSHOT if reason in SNAPSHOT_EXIT_CODES.values() else Kind.TERMINAL
+    return Failure(
+        kind, reason,
+        f"{meaning} Container {told[1]} of pod {told[2]} ended with exit code {told[3]}, which says so; "
+        "the pod was gone before its own words, which say more, were read.",
+    )  # fmt: skip
 
 
 def _by_whom(pod: Pod) -> str:

@@ -2,7 +2,8 @@
 
 import pytest
 
-from extraction_contract.messages import SNAPSHOT_EXIT_CODES, CleanMessage, FailureMessage
+from extraction_contract.exit_codes import EXIT_CODES
+from extraction_contract.messages import SNAPSHOT_EXIT_CODES, TERMINAL_EXIT_CODES, CleanMessage, FailureMessage
 from extraction_contract.models import PodTemplate
 from extraction_operator.plan.values import (
     FINALIZER,
@@ -162,17 +163,40 @@ def test_a_job_whose_words_never_come_fails_by_what_its_job_says():
     assert ready(decision)[0] == "PodFailurePolicy"
 
 
+def by_policy(code: int) -> str:
+    """Return the words of the Job controller of Kubernetes 1.33 to 1.36."""
+    return f"Container work for pod default/orders-work-3 failed with exit code {code} matching FailJob rule at index 0"
+
+
 @pytest.mark.parametrize(("code", "reason"), SNAPSHOT_EXIT_CODES.items())
 def test_a_snapshot_that_ended_is_known_by_the_exit_code_where_the_pod_is_gone(code: int, reason: str):
     world = World.working(snapshot={"onLoss": "Restart"})
     fail_workers(world, pod=False)
-    text = f"Container work for pod default/orders-work-3 failed with exit code {code} matching FailJob rule at index 0"
-    world.change_job(Role.WORK, ending_message=text)
+    world.change_job(Role.WORK, ending_message=by_policy(code))
     world.step()
     world.pass_time(SETTINGS.last_words)
     decision = finish(world)
     assert (decision.status.phase, decision.status.attempt) == ("Pending", 2)
     assert ready(decision)[0] == reason
+
+
+@pytest.mark.parametrize("code", [code for code in TERMINAL_EXIT_CODES if code not in SNAPSHOT_EXIT_CODES])
+def test_a_terminal_error_is_told_by_its_exit_code_where_the_pod_is_gone(code: int):
+    world = World.working()
+    fail_workers(world, pod=False)
+    world.change_job(Role.WORK, ending_message=by_policy(code))
+    world.step()
+    world.pass_time(SETTINGS.last_words)
+    decision = finish(world)
+    assert decision.status.phase == "Failed"
+    reason, message = ready(decision)
+    if code in EXIT_CODES:
+        assert (reason, *message.partition(" Container ")[:1]) == EXIT_CODES[code]
+        assert f"Container work of pod default/orders-work-3 ended with exit code {code}" in message
+    else:
+        # Of a newer worker: no more is known than what Kubernetes says.
+        assert reason == "PodFailurePolicy"
+        assert by_policy(code) in message
 
 
 def test_an_index_that_recovered_isnt_blamed():
