@@ -90,10 +90,11 @@ class History:
         return self._filtered(which, by="created_at", order="j.created_at DESC", limit=limit)
 
     def failures(self, which: Filter, limit: int) -> list[Row]:
-        """Return the jobs that failed last."""
+        """Return the jobs that failed last, each with the failed worker pods of its last attempt."""
         return self._filtered(
-            which, by="finished_at", also=" AND phase = 'Failed'", order="j.finished_at DESC", limit=limit
-        )
+            which, by="finished_at", also=" AND phase = 'Failed'", order="j.finished_at DESC", limit=limit,
+            failed_pods=True,
+        )  # fmt: skip
 
     def slowest(self, which: Filter, limit: int) -> list[Row]:
         """Return the jobs that succeeded and took the longest."""
@@ -122,12 +123,18 @@ class History:
         )  # fmt: skip
 
     def _filtered(
-        self, which: Filter, *, by: LiteralString, order: LiteralString, limit: int, also: LiteralString = ""
-    ) -> list[Row]:
+        self, which: Filter, *, by: LiteralString, order: LiteralString, limit: int, also: LiteralString = "",
+        failed_pods: bool = False,
+    ) -> list[Row]:  # fmt: skip
         more, parameters = which.conditions(by=by)
         query = sql.SQL("SELECT {} FROM extraction.jobs j WHERE true{}{} ORDER BY {} LIMIT %(limit)s").format(
             sql.SQL(queries.JOB_COLUMNS), sql.SQL(also), more, sql.SQL(order)
         )
+        if failed_pods:
+            # Counted of those that are shown, not of all that the order is made of.
+            query = sql.SQL("SELECT j.*, f.* FROM ({}) AS j {} ORDER BY {}").format(
+                query, sql.SQL(queries.FAILED_PODS), sql.SQL(order)
+            )
         return self._all(query, {**parameters, "limit": limit})
 
     def _all(self, query: sql.SQL | sql.Composed, parameters: Mapping[str, object]) -> list[Row]:

@@ -91,11 +91,26 @@ REFERENCE = (
 """What the indexes are for."""
 
 JOB_COLUMNS = _JOB
-ATTEMPTS: LiteralString = (
-    "SELECT attempt, outcome, started_at, planned_at, finished_at, plan_seconds, duration_seconds, strategy, chunks,"
-    " bundles, estimated_rows, consistency, rows, bytes, files, digest, reason, message FROM extraction.attempts"
-    " WHERE job_uid = %(uid)s AND job_created_at = %(created_at)s ORDER BY attempt"
+_FAILED_PODS: LiteralString = (
+    " LEFT JOIN LATERAL ("
+    "SELECT sum(pods)::bigint AS failed_pods, jsonb_object_agg(reason, pods) AS failed_because FROM ("
+    "SELECT CASE WHEN place <= 5 THEN reason ELSE 'others' END AS reason, sum(pods)::bigint AS pods FROM ("
+    "SELECT coalesce(b.reason, 'exit code ' || b.exit_code, 'unknown') AS reason, count(*) AS pods,"
+    " row_number() OVER (ORDER BY count(*) DESC, coalesce(b.reason, 'exit code ' || b.exit_code, 'unknown')) AS place"
+    " FROM extraction.bundles b WHERE b.job_uid = {uid} AND b.job_created_at = {created_at}"
+    " AND b.attempt = {attempt} AND b.outcome = 'Failed' GROUP BY 1) AS by_reason GROUP BY 1) AS bounded) f ON true"
 )
+"""Worker pods of an attempt that failed: how many, and of the most frequent reasons how often each."""
+
+ATTEMPTS: LiteralString = (
+    "SELECT a.attempt, outcome, started_at, planned_at, finished_at, plan_seconds, duration_seconds, strategy, chunks,"
+    " bundles, failed_pods, failed_because, estimated_rows, consistency, rows, bytes, files, digest, reason, message"
+    " FROM extraction.attempts a"
+    + _FAILED_PODS.format(uid="a.job_uid", created_at="a.job_created_at", attempt="a.attempt")
+    + " WHERE a.job_uid = %(uid)s AND a.job_created_at = %(created_at)s ORDER BY a.attempt"
+)
+FAILED_PODS: LiteralString = _FAILED_PODS.format(uid="j.uid", created_at="j.created_at", attempt="j.attempt")
+"""A join to jobs ``j``: of the last attempt."""
 BUNDLES: LiteralString = (
     "SELECT attempt, bundle, outcome, exit_code, pod, node, started_at, finished_at, duration_seconds, rows, bytes,"
     " rows_per_second, chunks, reused_chunks, retries, sessions, session_checkouts, session_reuses, session_waits,"

@@ -11,7 +11,7 @@ Row = Mapping[str, Any]
 JOBS = (
     "namespace", "name", "source", "table_name", "phase", "started_at", "duration_seconds", "rows", "rows_per_second",
 )  # fmt: skip
-FAILURES = ("finished_at", "namespace", "name", "attempt", "reason", "message")
+FAILURES = ("finished_at", "namespace", "name", "attempt", "reason", "failed_pods", "failed_because", "message")
 SLOWEST = ("namespace", "name", "source", "table_name", "finished_at", "duration_seconds", "rows", "rows_per_second")
 STATS = (
     "day", "namespace", "source", "jobs", "succeeded", "failed", "rows", "bytes", "p50_seconds", "p95_seconds",
@@ -19,7 +19,7 @@ STATS = (
 )  # fmt: skip
 ATTEMPTS = (
     "attempt", "outcome", "started_at", "plan_seconds", "duration_seconds", "strategy", "chunks", "bundles", "rows",
-    "files", "reason",
+    "files", "failed_pods", "failed_because", "reason",
 )  # fmt: skip
 BUNDLES = (
     "attempt", "bundle", "outcome", "node", "duration_seconds", "rows", "bytes", "rows_per_second", "retries",
@@ -28,7 +28,7 @@ BUNDLES = (
 _TITLES = {
     "duration_seconds": "seconds", "table_name": "table", "rows_per_second": "rows/s",
     "session_checkouts": "checkouts", "session_reuses": "reuses", "session_waits": "waits",
-    "sessions_evicted": "evicted", "sessions_leaked": "leaked",
+    "sessions_evicted": "evicted", "sessions_leaked": "leaked", "failed_because": "because",
 }  # fmt: skip
 _LONGEST = 80
 
@@ -72,5 +72,11 @@ def text(value: object, longest: int | None = _LONGEST) -> str:
         return f"{value:,.1f}"
     if isinstance(value, datetime):
         return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-    shown = str(value)
+    shown = _counts(value) if isinstance(value, Mapping) else str(value)
     return shown if longest is None or len(shown) <= longest else f"{shown[: longest - 1]}…"
+
+
+def _counts(found: Mapping[str, int]) -> str:
+    """Return how often each was counted, the most frequent first."""
+    items = sorted(found.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} × {name}" for name, count in items)

@@ -62,6 +62,18 @@ def add(
     return str(uid)
 
 
+def add_failed_pods(recorded, uid: str, attempt: int, why: dict[str | None, int], *, exit_code: int | None = 1) -> None:
+    """Add worker pods that failed for these reasons, so often each."""
+    for reason, count in why.items():
+        recorded.connection.execute(
+            "INSERT INTO extraction.bundles (job_uid, job_created_at, attempt, bundle, pod_uid, pod, outcome,"
+            " exit_code, reason, message) SELECT uid, created_at, %s, i, gen_random_uuid(), 'pod', 'Failed', %s, %s,"
+            " 'Of a row.'"
+            " FROM extraction.jobs, generate_series(1, %s) AS i WHERE uid = %s",
+            (attempt, exit_code, reason, count, uid),
+        )
+
+
 class Counting(psycopg.Cursor):
     """Counts statements."""
 
@@ -99,7 +111,8 @@ def test_the_number_of_statements_doesnt_grow(recorded, counted: History):
 
     assert statements() == [1, 1, 1, 1, 4, 4]
     for number in range(40):
-        add(recorded, f"job-{number}", phase="Failed" if number % 2 else "Succeeded", source=f"s-{number}")
+        failed = add(recorded, f"job-{number}", phase="Failed" if number % 2 else "Succeeded", source=f"s-{number}")
+        add_failed_pods(recorded, failed, 1, {"OutOfMemory": number})
     add(recorded, "small", attempts=5, bundles=50, ago=0.5)
     assert statements() == [1, 1, 1, 1, 4, 4]
     found = counted.show("small", "default")
@@ -162,6 +175,37 @@ def test_history_is_text_and_json(recorded, record18: Place):
     assert uid in shown
     assert "Bundles:" in shown
     assert json.loads(ask(recorded, record18, "show", uid, "--output", "json").output)["bundles"][0]["rows"] == 10
+
+
+def test_failed_pods_are_counted_by_reason_for_each_attempt(recorded, record18: Place):
+    uid = add(recorded, "bad", phase="Failed", attempts=3, bundles=4)
+    add_failed_pods(recorded, uid, 1, {"OutOfMemory": 2, "SourceUnavailable": 3})
+    add_failed_pods(recorded, uid, 3, {None: 2}, exit_code=137)
+    add_failed_pods(recorded, uid, 3, {None: 1}, exit_code=None)
+    add(recorded, "fine")
+    found = json.loads(ask(recorded, record18, "show", "bad", "--output", "json").output)
+    assert [(attempt["failed_pods"], attempt["failed_because"]) for attempt in found["attempts"]] == [
+        (5, {"OutOfMemory": 2, "SourceUnavailable": 3}), (None, None), (3, {"exit code 137": 2, "unknown": 1}),
+    ]  # fmt: skip
+    assert "3 × SourceUnavailable, 2 × OutOfMemory" in ask(recorded, record18, "show", "bad").output
+    # Of the attempt that failed the job.
+    (failed,) = json.loads(ask(recorded, record18, "failures", "--output", "json").output)
+    assert (failed["name"], failed["failed_pods"], failed["failed_because"]) == (
+        "bad", 3, {"exit code 137": 2, "unknown": 1},
+    )  # fmt: skip
+    titles, line = ask(recorded, record18, "failures").output.splitlines()
+    assert "FAILED_PODS  BECAUSE" in titles
+    assert "2 × exit code 137, 1 × unknown" in line
+
+
+def test_reasons_beyond_the_most_frequent_are_counted_together(recorded, record18: Place):
+    uid = add(recorded, "bad", phase="Failed")
+    add_failed_pods(recorded, uid, 1, {f"Reason{number}": 1 + number for number in range(8)})
+    (attempt,) = json.loads(ask(recorded, record18, "show", "bad", "--output", "json").output)["attempts"]
+    assert attempt["failed_pods"] == 36
+    assert attempt["failed_because"] == {
+        "Reason7": 8, "Reason6": 7, "Reason5": 6, "Reason4": 5, "Reason3": 4, "others": 6,
+    }  # fmt: skip
 
 
 def test_an_empty_history_is_a_line_of_titles(recorded, record18: Place):

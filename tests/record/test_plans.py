@@ -1,14 +1,17 @@
 """The reference queries find their rows by an index: no table that holds anything is read as a whole."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar
 
 import psycopg
 import pytest
+from psycopg import sql
+from psycopg.rows import dict_row
 
+from extraction_record.history import Filter, History
 from extraction_record.queries import REFERENCE, Query
-from support.history import generate, parameters
+from support.history import NAMESPACES, generate, parameters
 
 END = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -71,3 +74,33 @@ def test_without_its_index_a_query_would_read_tables_as_a_whole(generated: psyco
         generated.execute("DROP INDEX extraction.jobs_name")
         plan = explain(generated, REFERENCE[0], parameters(END))
         assert scanned(generated, plan) != []
+
+
+class Asking(psycopg.Cursor[Any]):
+    """Keeps what is asked."""
+
+    asked: ClassVar[list[tuple[Any, Any]]] = []
+
+    def execute(self, query: Any, params: Any = None, **more: Any) -> "Asking":
+        """Keep it, and go on."""
+        Asking.asked.append((query, params))
+        return super().execute(query, params, **more)
+
+
+def test_failed_pods_are_counted_by_index(generated: psycopg.Connection):
+    Asking.asked.clear()
+    # Of a job whose bundles are in the history: of the last month.
+    (name,) = generated.execute("SELECT name FROM extraction.jobs ORDER BY created_at DESC LIMIT 1").fetchone() or ()
+    with psycopg.connect(generated.info.dsn, password=generated.info.password, row_factory=dict_row,
+                         cursor_factory=Asking) as connection:  # fmt: skip
+        history = History(connection)
+        assert history.failures(Filter(since=END - timedelta(days=3)), 20)
+        assert history.show(name, f"team-{int(name.removeprefix('job-')) % NAMESPACES}") is not None
+    counting = [(query, given) for query, given in Asking.asked if "failed_pods" in query.as_string(None)]
+    assert len(counting) == 2
+    for query, given in counting:
+        found = generated.execute(sql.SQL("EXPLAIN (FORMAT JSON) {}").format(query), given).fetchone()
+        assert found is not None
+        plan = list(nodes(found[0][0]["Plan"]))
+        assert any(node.get("Relation Name", "").startswith("bundles_") for node in plan)
+        assert scanned(generated, plan) == []
