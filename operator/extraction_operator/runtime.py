@@ -24,7 +24,7 @@ from extraction_operator.cluster.kinds import Kind
 from extraction_operator.cluster.leader import ApiLeases, Elector, LostLeaseError
 from extraction_operator.cluster.login import USER_AGENT, Login, log_in
 from extraction_operator.cluster.lookups import Lookups
-from extraction_operator.cluster.own_pod import OwnPod, PodCondition
+from extraction_operator.cluster.own_pod import OwnPod
 from extraction_operator.cluster.status import Draft, Statuses
 from extraction_operator.cluster.switch import Switch
 from extraction_operator.cluster.warnings import Warnings
@@ -39,7 +39,7 @@ from extraction_operator.plan.values import Key
 from extraction_operator.queue import KeyQueue
 from extraction_operator.reconcile import Hands, Reconciler
 from extraction_operator.store import Parent, Ref
-from extraction_operator.stores import security
+from extraction_operator.stores import tell_of_stores
 from extraction_operator.watch.stream import watch
 from extraction_operator.workers import Workers, describe
 
@@ -188,28 +188,10 @@ class Operator:
         if self._recorder is not None:
             self._spawn(self._recorder.lead(self._store, self._config.flush_seconds), "record")
         if self._config.pod is not None:
-            self._spawn(self._tell_of_itself(OwnPod(self._api, self._events, self._config.pod)), "own pod")
+            own = OwnPod(self._api, self._events, self._config.pod)
+            self._spawn(tell_of_stores(own, self._config, self._recorder), "own pod")
         self._spawn(self._live.run(self._store.reading, self._workers.add, self._config.live_seconds), "live")
         await self._unless(holding, self._workers.run())
-
-    async def _tell_of_itself(self, own: OwnPod) -> None:
-        """Say by conditions how the operator's own stores are reached and kept, for as long as this replica leads."""
-        failed = False
-        secure = security(self._config)
-        while secure is not None:
-            conditions = [secure]
-            if self._recorder is not None:
-                found = self._recorder.keeping_up
-                conditions.append(PodCondition("RecordKeepsUp", found.status, found.reason, found.message))
-            try:
-                for condition in conditions:
-                    await own.tell(condition)
-                failed = False
-            except ClusterError as error:
-                if not failed:
-                    log.warning("The pod's condition wasn't written.", extra={"error": describe(error)})
-                failed = True
-            await asyncio.sleep(self._config.flush_seconds)
 
     async def _hold(self) -> None:
         if self._elector is None:

@@ -85,9 +85,24 @@ class Recorder:
         self._not_before = 0.0
         self.is_up = False
         """Whether the last attempt to write succeeded."""
-        self.keeping_up = KeepingUp(True, "RecordKeepsUp", "Every change was recorded, or waits for it.")
-        """What is told of this recorder as a condition; it changes when changes are dropped, and when that is over."""
+        self._verdict = KeepingUp(True, "RecordKeepsUp", "Every change was recorded, or waits for it.")
+        self._has_turned = asyncio.Event()
         self._dropped = 0
+
+    @property
+    def keeping_up(self) -> KeepingUp:
+        """What is told of this recorder as a condition; it turns when changes are dropped, and when that is over."""
+        return self._verdict
+
+    async def turned(self, verdict: object) -> None:
+        """Return as soon as :attr:`keeping_up` is another one than this. One task waits at a time."""
+        while self._verdict is verdict:
+            self._has_turned.clear()
+            await self._has_turned.wait()
+
+    def _turn(self, verdict: KeepingUp) -> None:
+        self._verdict = verdict
+        self._has_turned.set()
 
     # Told by the store -----------------------------------------------------------------------------------------------
 
@@ -128,11 +143,11 @@ class Recorder:
                 # What was dropped is as it is now in the store, unless it is gone by now.
                 self._has_dropped = False
                 log.warning("The record is written again; what is there is recorded anew.")
-                self.keeping_up = KeepingUp(
+                self._turn(KeepingUp(
                     True, "RecordWrittenAgain",
                     f"The record is written again, and what is there recorded anew. {self._dropped:,} changes were "
                     f"dropped until {self._now():%Y-%m-%dT%H:%M:%SZ}: jobs that came and went meanwhile are missing.",
-                )  # fmt: skip
+                ))  # fmt: skip
                 self.spool.forget()
                 known.tell(self)
             elif self.is_up and not self.spool and not is_complete:
@@ -200,11 +215,11 @@ class Recorder:
                 extra={"waiting": len(self.spool), "bytes": self._config.spool_bytes},
             )
             mebibytes = self._config.spool_bytes / 1024 / 1024
-            self.keeping_up = KeepingUp(
+            self._turn(KeepingUp(
                 False, "RecordSpoolFull",
                 f"The record has been away for so long that {mebibytes:g} MiB of changes wait; the oldest are dropped. "
                 "See why in this pod's log, or give it more by record.spoolMebibytes.",
-            )  # fmt: skip
+            ))  # fmt: skip
         self._has_dropped = True
         self._dropped += len(tables)
         self._observer.record_lost(tables, "SpoolFull")
