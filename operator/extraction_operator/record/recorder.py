@@ -78,6 +78,8 @@ class Recorder:
         self._now = now
         self.spool = Spool(config.spool_bytes, self._overflowed, clock=clock)
         self._writer = Writer(config.place, self._rejected)
+        self._writing = asyncio.Lock()
+        """One at a time: an operator that ends flushes, too, while its leading task may be at it."""
         self._created: OrderedDict[str, str] = OrderedDict()
         self._leads = False
         self._has_dropped = False
@@ -155,6 +157,10 @@ class Recorder:
 
     async def flush(self) -> None:
         """Write what waits, unless the record was away a moment ago."""
+        async with self._writing:
+            await self._flush()
+
+    async def _flush(self) -> None:
         if self._clock() < self._not_before:
             return
         while self.spool:
@@ -187,13 +193,14 @@ class Recorder:
 
     async def _end_absent(self, known: Known) -> bool:
         jobs, sources = known.uids()
-        try:
-            ended = await self._writer.end_absent(
-                cluster=self._config.cluster, namespaces=self._namespaces, jobs=jobs, sources=sources
-            )
-        except UnavailableError as error:
-            self._back_off(error)
-            return False
+        async with self._writing:
+            try:
+                ended = await self._writer.end_absent(
+                    cluster=self._config.cluster, namespaces=self._namespaces, jobs=jobs, sources=sources
+                )
+            except UnavailableError as error:
+                self._back_off(error)
+                return False
         if ended:
             log.info("Jobs went while nobody watched; the record says so now.", extra={"jobs": ended})
         return True

@@ -266,6 +266,18 @@ def test_a_row_that_the_server_refuses_keeps_no_other_away(recorded, record18: P
     assert len(scene.recorder.spool) == 0
 
 
+def test_two_who_write_at_once_take_turns(recorded, record18: Place):
+    scene = Scene(record18)
+    scene.see_many(5)
+
+    async def both() -> None:
+        await asyncio.gather(scene.flush(), scene.flush(), scene.recorder._end_absent(scene.store))
+
+    run(scene, both)
+    assert (scene.told.flushes, scene.told.failures) == (1, 0)
+    assert recorded.execute("SELECT count(*) FROM extraction.jobs") == [(5,)]
+
+
 def test_without_a_schema_everything_waits(recorded, record18: Place, caplog):
     recorded.execute("ALTER SCHEMA extraction RENAME TO away")
     scene = Scene(record18)
