@@ -41,6 +41,8 @@ _TICKS = 10
 """Counts a second."""
 _WINDOW = 10
 """Seconds over which a rate is looked at."""
+_ROWS_COME = 1 << 16
+"""Bytes in a tick that are no longer answers of the catalog."""
 _PATIENCE = 60
 """Seconds within which a process that has nothing to wait for must end."""
 
@@ -204,18 +206,20 @@ def measure(options: argparse.Namespace) -> dict[str, object]:
 def _found(options: argparse.Namespace, meter: Meter, plan: PlanMessage, works: list[Work]) -> dict[str, object]:
     rate = options.mebibytes << 20
     start, end = min(work.began for work in works), max(work.ended for work in works)
-    first = min(tick for tick in meter.ticks if tick > start * _TICKS) / _TICKS
+    # What comes before are answers to a worker that looks around.
+    first = min(tick for tick, size in meter.ticks.items() if tick > start * _TICKS and size > _ROWS_COME) / _TICKS
     # From then on there is less to do than pods that could do it.
     short = min(work.ended for work in works if work.bundle >= plan.bundles - options.pods)
     everything = _windows(meter, rate, first, end, start)
     handed_out = _windows(meter, rate, first, short, start)
-    spans = [span for span in _steady(works, settled=3.0) if span[1] <= short]
+    spans = [(max(begin, first), stop) for begin, stop in _steady(works, settled=3.0) if stop <= short]
     steady = [window for span in spans for window in _windows(meter, rate, *span, start)]
     total = sum(count for tick, count in meter.ticks.items() if tick >= start * _TICKS)
     return {
         "mebibytes_a_second": options.mebibytes, "pods": options.pods, "pool": options.pool, "chunk": options.chunk,
         "chunks": plan.chunks, "bundles": plan.bundles, "window_seconds": _WINDOW,
-        "seconds": round(end - first, 1), "mean": round(total / (end - first) / rate, 3),
+        "first_row_at": round(first - start, 1), "seconds": round(end - first, 1),
+        "mean": round(total / (end - first) / rate, 3),
         "highest": _extreme(max, everything),
         "lowest_while_no_pod_begins_or_ends": _extreme(min, steady), "steady_windows": len(steady),
         "lowest_while_bundles_are_left": _extreme(min, handed_out),

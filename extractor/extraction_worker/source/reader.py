@@ -8,8 +8,8 @@ backend is gone, idle, or waits for a client that waits for it.
 
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -19,17 +19,13 @@ import psycopg
 from extraction_worker.errors import ExtractionError, SourceBusy, SourceStalled
 from extraction_worker.repeated import Repeated
 from extraction_worker.source.failures import translate
+from extraction_worker.source.rate import ByteRate, wire_bytes
 from extraction_worker.source.session import ReadSession, connect
 from extraction_worker.source.settings import SourceSettings
 from extraction_worker.source.slots import Claim
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-_LEAST_BATCH = 16 * 1024
-_LEAST_BUFFER, _MOST_BUFFER = 64 * 1024, 4 * 1024 * 1024
-_LONGEST_REST = 1.0
 
 
 class BackendState(StrEnum):
@@ -134,103 +130,6 @@ class Watchdog:
     def _check_again(self) -> float:
         self.check()
         return self._pause
-
-
-class ByteRate:
-    """A token bucket: at most ``bytes_per_second`` over any longer time, with a quarter of a second's worth of burst.
-
-    Shared by the threads of a process; each takes what it received and sleeps until that is paid for. While a read
-    sleeps nobody takes from its socket, so the server has to wait as soon as the buffers in between are full.
-
-    Parameters
-    ----------
-    readers
-        How many take at the same time: what they have read together before they pay is no more than a burst.
-    """
-
-    BURST = 0.25
-    """Seconds' worth of bytes that may come at once."""
-
-    def __init__(
-        self,
-        bytes_per_second: int | None,
-        *,
-        readers: int = 1,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] | None = None,
-    ) -> None:
-        self._rate = bytes_per_second
-        self._readers = readers
-        self._clock = clock
-        self._ended = threading.Event()
-        self._sleep = sleep or self._ended.wait
-        self._lock = threading.Lock()
-        # When the bucket was, or will be, empty.
-        self._paid_until = clock() - self.BURST
-        self._halved = False
-        self._shares: list[float] = []
-        """Of those that read now, where the rate is shared with other processes."""
-
-    @contextmanager
-    def sharing(self, share: float) -> Iterator[None]:
-        """Have a share of the rate meanwhile, together with the other threads that have one."""
-        with self._lock:
-            self._shares.append(share)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._shares.remove(share)
-
-    def _here(self, rate: int) -> float:
-        """Return how much of the rate this process has."""
-        return rate * sum(self._shares) if self._shares else rate
-
-    def batch_bytes(self, wanted: int) -> int:
-        """Return how large batches may be so that one is no burst by itself."""
-        if self._rate is None:
-            return wanted
-        with self._lock:
-            here, readers = self._here(self._rate), len(self._shares) or self._readers
-        return min(wanted, max(_LEAST_BATCH, int(here * self.BURST / readers)))
-
-    def buffer_bytes(self) -> int | None:
-        """Return how many bytes a connection may hold that came and weren't read; None for any number.
-
-        The server has sent them by then, so what they are together is to be small against the rate, too.
-        """
-        return None if self._rate is None else max(_LEAST_BUFFER, self.batch_bytes(_MOST_BUFFER) // 2)
-
-    def halve(self, halved: bool) -> None:
-        """Rest after each batch for as long as it took to come, or stop doing so."""
-        self._halved = halved
-
-    def stop(self) -> None:
-        """Wake who sleeps, and let nobody sleep again."""
-        self._ended.set()
-
-    def take(self, size: int, seconds: float = 0.0) -> None:
-        """Account for ``size`` bytes that took ``seconds`` to come; block while the bucket is empty."""
-        wait = min(seconds, _LONGEST_REST) if self._halved else 0.0
-        if self._rate is not None:
-            with self._lock:
-                self._paid_until = max(self._paid_until, self._clock() - self.BURST) + size / self._here(self._rate)
-                wait = max(wait, self._paid_until - self._clock())
-        if wait > 0:
-            self._sleep(wait)
-
-
-def wire_bytes(batch: "pa.RecordBatch") -> int:
-    """Return about how many bytes a batch had as the server sent it.
-
-    COPY's binary format has 2 bytes before each row and 4 before each value; Arrow has as much for the offsets of
-    values of any length, but nothing for those of a fixed one.
-    """
-    size = batch.nbytes + 2 * batch.num_rows
-    for column in batch.columns:
-        with suppress(ValueError):  # of a type without a fixed length
-            size += 4 * batch.num_rows - column.null_count * column.type.bit_width // 8
-    return int(size)
 
 
 def read_batches(

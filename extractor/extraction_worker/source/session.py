@@ -247,6 +247,11 @@ class ReadSession:
         """How many statements and reads of it haven't ended."""
         self.idle_since = time.monotonic()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the connection is gone, as far as we know."""
+        return self._connection.closed
+
     def begin(self, plan: Plan) -> None:
         """Begin a transaction under the contract, on the plan's snapshot, with its locks, and compare identities.
 
@@ -328,7 +333,7 @@ class ReadSession:
                 yield batch
 
     def row(self, query: str) -> tuple[object, ...]:
-        """Return the only row of ``query``, within the transaction."""
+        """Return the only row of ``query``, within the transaction if there is one."""
         return self._row(query)
 
     def check_drift(self, plan: Plan) -> None:

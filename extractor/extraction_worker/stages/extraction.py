@@ -9,8 +9,10 @@ from extraction_worker.report.progress import Phase, Progress
 from extraction_worker.sink.abc import Sink
 from extraction_worker.source.danger import Pacer
 from extraction_worker.source.giving_way import GivingWay, Yielding
-from extraction_worker.source.reader import ByteRate, Watchdog, ask_server
+from extraction_worker.source.rate import ByteRate
+from extraction_worker.source.reader import Watchdog, ask_server
 from extraction_worker.source.settings import SourceSettings
+from extraction_worker.source.shares import LockBoard, RateShare, weight_of
 from extraction_worker.stages.work import ChunkWorker
 from extraction_worker.stream.admission import MemoryPlan
 from extraction_worker.stream.masks import Masks
@@ -35,6 +37,8 @@ class Extraction:
         Of the whole job; None is as fast as the source can send.
     alone
         Whether no other process reads for the job: otherwise they share the rate.
+    bundle
+        What this process works of the job.
     masks
         Of the plan's columns, with their keys: :meth:`JobSource.masks`.
     yielding
@@ -52,6 +56,7 @@ class Extraction:
         worker: str,
         bytes_per_second: int | None,
         alone: bool = True,
+        bundle: int = 0,
         progress: Progress,
         masks: Masks,
         yielding: Yielding | None = None,
@@ -63,6 +68,10 @@ class Extraction:
         self._watchdog = Watchdog(settings.stall_timeout, lambda pid: ask_server(settings, pid))
         rate = ByteRate(bytes_per_second, readers=memory.threads)
         self._rate = rate
+        self._shared: RateShare | None = None
+        if not alone and bytes_per_second is not None and settings.slots is not None:
+            board = LockBoard(settings.slots)
+            self._shared = RateShare(board, rate, weight_of(bundle), pool.session, memory.threads)
 
         def slow(slowed: bool) -> None:
             # Half of the sessions; where there is one only, half of its time.
@@ -80,7 +89,7 @@ class Extraction:
             progress=progress,
             masks=masks,
             pacer=Pacer(settings.protection, slow, progress.say),
-            shared=None if alone or bytes_per_second is None else settings.slots,
+            shared=self._shared,
         )
         self._giving_way: GivingWay | None = None
         if yielding is not None:
@@ -133,6 +142,8 @@ class Extraction:
         self._watchdog.start()
         if self._giving_way is not None:
             self._giving_way.start()
+        if self._shared is not None:
+            self._shared.start()
         try:
             run_chunks(
                 todo,
@@ -144,6 +155,8 @@ class Extraction:
                 stop=self._worker.stop,
             )
         finally:
+            if self._shared is not None:
+                self._shared.stop()
             if self._giving_way is not None:
                 self._giving_way.stop()
             self._watchdog.stop()

@@ -1,7 +1,7 @@
 """The *work* stage: one chunk from the source's snapshot to durable, invisible parts and a result."""
 
 import time
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock
@@ -21,11 +21,11 @@ from extraction_worker.model import Chunk, ChunkResult, Plan, Verification
 from extraction_worker.report.progress import Progress
 from extraction_worker.sink.abc import Sink
 from extraction_worker.source.danger import Pacer
-from extraction_worker.source.reader import ByteRate, Watchdog, read_batches
+from extraction_worker.source.rate import ByteRate
+from extraction_worker.source.reader import Watchdog, read_batches
 from extraction_worker.source.render import aggregate_sql, select_sql
 from extraction_worker.source.session import ReadSession
-from extraction_worker.source.shares import take_share
-from extraction_worker.source.slots import SlotBudget
+from extraction_worker.source.shares import RateShare
 from extraction_worker.source.types import target_schema
 from extraction_worker.source.width import WideRow, find_wide_row, guard_width
 from extraction_worker.stream.admission import Admission, MemoryPlan, memory_for_row
@@ -61,7 +61,7 @@ class ChunkWorker:
     pacer
         Looks, now and then, how the source is.
     shared
-        The run, where other pods read, too, and share its bytes a second.
+        The part of the rate, and of the sessions, where other pods read, too.
     masks
         Of the plan's columns.
     """
@@ -77,7 +77,7 @@ class ChunkWorker:
     masks: Masks
     spool_folder: Path | None = None
     pacer: Pacer | None = None
-    shared: SlotBudget | None = None
+    shared: RateShare | None = None
     stopped: Event = field(default_factory=Event)
 
     def __post_init__(self) -> None:
@@ -167,14 +167,13 @@ class ChunkWorker:
         rows = size = 0
         doing = f"Reading chunk {chunk.index} of {plan.relation}"
         try:
-            with self.pool.session() as session:
+            with self._session() as session:
                 session.begin(plan)
                 if self.pacer is not None:
                     session.look(self.pacer)
                 # Not before begin(), which forgets an earlier cancel: a stop that came meanwhile is seen here.
                 self._enter(session)
                 try:
-                    share = self._share(session)
                     batches = read_batches(
                         session,
                         select_sql(guarded, chunk),
@@ -183,7 +182,7 @@ class ChunkWorker:
                         rate=self.rate,
                         doing=doing,
                     )
-                    with share, closing(batches):
+                    with closing(batches):
                         for batch in batches:
                             self._refuse_stopped()
                             rows += batch.num_rows
@@ -224,16 +223,12 @@ class ChunkWorker:
             seconds=time.monotonic() - started,
         )
 
-    def _share(self, session: ReadSession) -> AbstractContextManager[None]:
-        """Wait for the session's share of the rate; return the context in which it has that."""
-        if self.shared is None:
-            return nullcontext()
+    def _session(self) -> AbstractContextManager[ReadSession]:
+        return self.pool.session() if self.shared is None else self.shared.session(self._wait)
 
-        def wait(seconds: float) -> None:
-            self.stopped.wait(seconds)
-            self._refuse_stopped()
-
-        return self.rate.sharing(take_share(session, self.shared, wait))
+    def _wait(self, seconds: float) -> None:
+        self.stopped.wait(seconds)
+        self._refuse_stopped()
 
     def _is_sampled(self, chunk: Chunk) -> bool:
         """Whether the server proves this chunk: a choice seeded by the plan, the same in every pod."""

@@ -80,6 +80,58 @@ def test_the_session_contract_holds_in_the_holders_transaction_but_for_the_time_
     lease.release()
 
 
+CONTRACT = {
+    "transaction_isolation": "repeatable read", "transaction_read_only": "on", "row_security": "off", "search_path": "",
+    "TimeZone": "UTC", "DateStyle": "ISO, MDY", "IntervalStyle": "iso_8601", "bytea_output": "hex",
+    "extra_float_digits": "3", "client_encoding": "UTF8", "synchronize_seqscans": "off",
+    "max_parallel_workers_per_gather": "0", "idle_in_transaction_session_timeout": "0", "statement_timeout": "0",
+}  # fmt: skip
+"""What holds while a snapshot is held, as it was found to be needed."""
+DECLARED = {
+    "default_transaction_isolation": "serializable", "default_transaction_read_only": "off", "row_security": "on",
+    "search_path": "public", "TimeZone": "Asia/Tokyo", "DateStyle": "German", "IntervalStyle": "sql_standard",
+    "bytea_output": "escape", "extra_float_digits": "0", "client_encoding": "LATIN1", "synchronize_seqscans": "on",
+    "max_parallel_workers_per_gather": "8", "idle_in_transaction_session_timeout": "1min", "statement_timeout": "1min",
+}  # fmt: skip
+"""What a role may have instead of each."""
+SINCE = {
+    140000: ({"client_connection_check_interval": "10s"}, {"client_connection_check_interval": "0"}),
+    170000: ({"transaction_timeout": "0"}, {"transaction_timeout": "1min"}),
+}
+"""What else holds since a version, and what a role may have instead."""
+
+
+def test_the_contract_holds_for_the_holder_whatever_its_role_declares_and_after_each_of_its_looks(table):
+    server = table.execute("SELECT current_setting('server_version_num')::int")[0][0]
+    contract, declared = dict(CONTRACT), dict(DECLARED)
+    for version, (holds, instead) in SINCE.items():
+        if server >= version:
+            contract |= holds
+            declared |= instead
+    role = table.role("holder", password="right", grant="GRANT SELECT ON ALL TABLES IN SCHEMA public")
+    for name, value in declared.items():
+        table.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
+    settings = settings_of(table, role, "right")
+    with closing(psycopg.connect(settings.conninfo())) as plain:
+        query = "SELECT current_setting('TimeZone'), current_setting('idle_in_transaction_session_timeout')"
+        assert plain.execute(query).fetchone() == ("Asia/Tokyo", "1min")
+    lease = SnapshotLease(settings, lambda _: target_of(table), LeaseLimits(poll=0.02, look=0.02), Lost())
+    looked, look = [], lease._lookout.look
+
+    def counting(connection, **options):
+        signs = look(connection, **options)
+        # In the holder's thread and its own transaction, between two of its looks.
+        found = {name: connection.execute("SELECT current_setting(%s)", [name]).fetchone()[0] for name in contract}
+        looked.append(found)
+        return signs
+
+    lease._lookout.look = counting
+    lease.acquire()
+    wait_until(lambda: len(looked) >= 3)
+    assert all(found == contract for found in looked)
+    lease.finish()
+
+
 @pytest.mark.parametrize("ddl", ["TRUNCATE t", "VACUUM FULL t", "ALTER TABLE t ADD c int DEFAULT 1", "DROP TABLE t"])
 def test_waiting_ddl_ends_the_lease_and_then_runs(table, ddl):
     lost = Lost()

@@ -4,14 +4,12 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from extraction_worker.errors import NotFound, SourceStalled, SourceUnavailable
-from extraction_worker.source.reader import BackendState, ByteRate, Watchdog, ask_server, read_batches, wire_bytes
+from extraction_worker.source.rate import ByteRate, wire_bytes
+from extraction_worker.source.reader import BackendState, Watchdog, ask_server, read_batches
 from extraction_worker.source.session import ReadSession, connect
 from support.databases import settings_of, wait_until
 
@@ -150,69 +148,6 @@ def test_a_terminated_backend_is_an_error(session, database18):
         list(batches)
 
 
-@pytest.mark.parametrize(("rate", "seconds"), [(1000, 9.75), (2000, 4.75)])
-def test_a_rate_is_kept_after_a_quarter_of_a_second_of_burst(rate, seconds):
-    now = [0.0]
-
-    def sleep(duration):
-        now[0] += duration
-
-    bucket = ByteRate(rate, clock=lambda: now[0], sleep=sleep)
-    for _ in range(100):
-        bucket.take(100)
-    assert now[0] == pytest.approx(seconds)
-
-
-def test_an_idle_bucket_saves_no_more_than_a_quarter_of_a_second():
-    now = [0.0]
-
-    def sleep(duration):
-        now[0] += duration
-
-    bucket = ByteRate(1000, clock=lambda: now[0], sleep=sleep)
-    now[0] = 1000.0
-    bucket.take(5000)
-    assert now[0] == pytest.approx(1004.75)
-
-
-@settings(max_examples=40, deadline=None)
-@given(rate=st.integers(1 << 20, 1 << 26), readers=st.integers(1, 8))
-def test_over_ten_seconds_a_rate_is_kept_within_a_tenth_and_over_one_there_is_no_burst(rate, readers):
-    now, waits = [0.0], []
-    bucket = ByteRate(rate, readers=readers, clock=lambda: now[0], sleep=waits.append)
-    size = bucket.batch_bytes(2 << 20)
-    ready = [0.0] * readers  # when each thread has paid for its batch
-    seconds = [0] * 10
-    while (moment := min(ready)) < 10:
-        now[0] = moment
-        waits.clear()
-        bucket.take(size)
-        ready[ready.index(moment)] = moment + sum(waits)
-        seconds[int(moment)] += size
-    assert sum(seconds) == pytest.approx(10 * rate, rel=0.1)
-    assert max(seconds) <= 1.6 * rate
-
-
-@pytest.mark.parametrize("shares", [(1.0,), (0.5, 0.5), (0.5, 0.25, 0.125), (0.1,)])
-def test_the_shares_of_a_processs_threads_are_what_it_reads_of_the_rate(shares):
-    now, rate = [0.0], 1 << 24
-
-    def sleep(duration):
-        now[0] += duration
-
-    bucket = ByteRate(rate, readers=4, clock=lambda: now[0], sleep=sleep)
-    with ExitStack() as stack:
-        for share in shares:
-            stack.enter_context(bucket.sharing(share))
-        size, read = bucket.batch_bytes(2 << 20), 0
-        assert size * len(shares) <= rate * sum(shares) * ByteRate.BURST
-        while now[0] < 10:
-            bucket.take(size)
-            read += size
-        assert read == pytest.approx(10 * rate * sum(shares), rel=0.1)
-    assert bucket.batch_bytes(2 << 20) == rate // 16
-
-
 def test_with_a_rate_the_kernel_takes_no_more_in_advance_than_a_fraction_of_a_seconds_bytes(session):
     def buffer():
         with socket.socket(fileno=os.dup(session._connection.pgconn.socket)) as same:
@@ -224,42 +159,6 @@ def test_with_a_rate_the_kernel_takes_no_more_in_advance_than_a_fraction_of_a_se
     rate = ByteRate(8 << 20, readers=8, sleep=lambda _: None)
     assert len(list(read(session, "SELECT i FROM generate_series(1, 100000) AS i", rate=rate))) > 1
     assert buffer() == ByteRate.BURST * (8 << 20) / 8 / 2
-
-
-@pytest.mark.parametrize(
-    ("rate", "readers", "size"),
-    [(None, 1, None), (1 << 40, 1, 2 << 20), (8 << 20, 1, 1 << 20), (8 << 20, 8, 128 << 10), (64 << 10, 4, 64 << 10)],
-)
-def test_a_connection_buffers_half_a_batch_but_enough_to_travel(rate, readers, size):
-    assert ByteRate(rate, readers=readers).buffer_bytes() == size
-
-
-def test_batches_are_small_against_the_rate_and_never_larger_than_asked():
-    assert ByteRate(None).batch_bytes(2 << 20) == 2 << 20
-    assert ByteRate(8 << 20, readers=4).batch_bytes(2 << 20) == 512 << 10
-    assert ByteRate(64 << 10, readers=4).batch_bytes(2 << 20) == 16 << 10
-    assert ByteRate(64 << 10).batch_bytes(1) == 1  # row by row
-
-
-def test_half_speed_rests_as_long_as_a_batch_took_and_a_second_at_the_most():
-    rests = []
-    bucket = ByteRate(None, sleep=rests.append)
-    bucket.take(1, 0.5)
-    bucket.halve(True)
-    for seconds in (0.5, 30.0):
-        bucket.take(1, seconds)
-    bucket.halve(False)
-    bucket.take(1, 0.5)
-    assert rests == [0.5, 1.0]
-
-
-def test_a_stop_wakes_who_waits_for_the_rate():
-    bucket = ByteRate(1)
-    thread = threading.Thread(target=bucket.take, args=(1 << 20,), daemon=True)
-    thread.start()
-    bucket.stop()
-    thread.join(20)
-    assert not thread.is_alive()
 
 
 COPIED = "SELECT bytes_processed FROM pg_stat_progress_copy WHERE pid = %s"
@@ -283,10 +182,3 @@ def test_the_bytes_of_a_batch_are_those_that_the_server_sent(session, database18
     with database18.connection.cursor().copy(f"COPY ({query}) TO STDOUT (FORMAT binary)") as copy:
         sent = sum(len(data) for data in copy)
     assert counted == pytest.approx(sent, rel=0.05)
-
-
-def test_without_a_rate_nothing_sleeps():
-    def sleep(_):
-        raise AssertionError
-
-    ByteRate(None, sleep=sleep).take(1 << 60)

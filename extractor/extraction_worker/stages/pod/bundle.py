@@ -94,6 +94,7 @@ def work_chunks(
                 worker=pod.environment.pod_uid,
                 bytes_per_second=int(limit) if limit is not None else None,
                 alone=alone,
+                bundle=bundle,
                 progress=progress,
                 masks=source.masks(plan),
                 yielding=source.yielding(plan),

@@ -14,7 +14,8 @@ from extraction_worker.errors import SourceStalled, SourceUnavailable, Unsupport
 from extraction_worker.source import session as session_module
 from extraction_worker.source.copy import stream
 from extraction_worker.source.copy.stream import read_copy
-from extraction_worker.source.reader import BackendState, ByteRate, Watchdog, read_batches
+from extraction_worker.source.rate import ByteRate
+from extraction_worker.source.reader import BackendState, Watchdog, read_batches
 from extraction_worker.source.session import ReadSession, connect
 from support.databases import settings_of, wait_until
 from support.relay import Relay, relay_to
