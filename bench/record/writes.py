@@ -6,7 +6,6 @@ change costs both in CPU is counted, too: unlike the rate it hardly depends on w
 
 import asyncio
 import gc
-import json
 import time
 import uuid
 from collections import Counter
@@ -17,13 +16,12 @@ from typing import Any
 from tests.support.history import generate
 
 from bench.record.server import Cpu, data_directory, recorded
-from extraction_operator.cluster.parse import as_document
 from extraction_operator.config import RecordConfig
 from extraction_operator.record.recorder import Recorder
 from extraction_record.connection import Place
 
-Told = tuple[str, str, bytes]
-"""What the store tells of a job: its uid, its creation, its document."""
+Told = dict[str, Any]
+"""What the store tells of a job: a version of it, parsed."""
 _BEGIN = datetime(2026, 11, 2, tzinfo=UTC)
 _MOST_WAITING = 18_000
 """Rows: fewer than there are jobs, so that no two changes of one meet in the spool and none is saved by coalescing."""
@@ -102,7 +100,7 @@ async def _at_once(place: Place, order: list[Told]) -> tuple[float, _Counted]:
             while len(recorder.spool) > _MOST_WAITING:
                 await asyncio.sleep(0.001)
             for change in order[at : at + 100]:
-                recorder.job(*change)
+                recorder.job(change)
             await asyncio.sleep(0)
 
     begin = time.monotonic()
@@ -127,7 +125,7 @@ async def _paced(place: Place, order: list[Told], rate: float) -> tuple[float, _
         while at < len(order):
             due = min(len(order), int((time.monotonic() - start) * rate) + 1)
             for change in order[at:due]:
-                recorder.job(*change)
+                recorder.job(change)
             at = due
             await asyncio.sleep(0.005)
 
@@ -143,8 +141,7 @@ async def _paced(place: Place, order: list[Told], rate: float) -> tuple[float, _
 
 def _of_others(order: list[Told]) -> list[Told]:
     """Return the same changes of other jobs."""
-    other = [(str(uuid.uuid5(uuid.NAMESPACE_OID, uid)), created, document) for uid, created, document in order]
-    return [(uid, created, _renamed(document, uid)) for uid, created, document in other]
+    return [_renamed(job, str(uuid.uuid5(uuid.NAMESPACE_OID, job["metadata"]["uid"]))) for job in order]
 
 
 async def _one_by_one(place: Place, order: list[Told]) -> tuple[float, _Counted]:
@@ -152,22 +149,26 @@ async def _one_by_one(place: Place, order: list[Told]) -> tuple[float, _Counted]
     recorder = Recorder(RecordConfig(place, "bench", 1 << 30), (), counted)
     begin = time.monotonic()
     for change in order:
-        recorder.job(*change)
+        recorder.job(change)
         await recorder.flush()
     seconds = time.monotonic() - begin
     await recorder.close()
     return seconds, counted
 
 
-def _renamed(document: bytes, uid: str) -> bytes:
-    job = json.loads(document)
-    job["metadata"]["uid"] = uid
-    return as_document(job)
+def _renamed(job: Told, uid: str) -> Told:
+    return {**job, "metadata": {**job["metadata"], "uid": uid}}
 
 
 def _changes(number: int, count: int) -> Iterator[Told]:
-    """Yield what the store tells of one job: its uid, its creation, and its document at each change."""
+    """Yield what the store tells of one job, at each change."""
     uid, created = str(uuid.uuid5(uuid.NAMESPACE_URL, str(number))), _BEGIN + timedelta(seconds=number % 86_400)
+    spec = {
+        "dataSourceRef": {"name": f"source-{number % 500}"}, "table": f"public.table_{number % 5000}",
+        "parallelism": 4, "verification": "Written", "consistency": "Snapshot",
+        "partitioning": {"strategy": "Auto", "targetBytes": "64Mi"},
+        "sink": {"format": {"type": "Parquet", "compression": "zstd"}, "s3": {"bucket": "lake"}},
+    }  # fmt: skip
     for step in range(count):
         phase = _PHASES[min(step * len(_PHASES) // count, len(_PHASES) - 1)] if step < count - 1 else "Succeeded"
         job: dict[str, Any] = {
@@ -176,16 +177,11 @@ def _changes(number: int, count: int) -> Iterator[Told]:
                 "name": f"orders-{number}", "namespace": f"team-{number % 20}", "uid": uid, "generation": 1,
                 "resourceVersion": str(number * count + step + 1), "creationTimestamp": _time(created),
             },
-            "spec": {
-                "dataSourceRef": {"name": f"source-{number % 500}"}, "table": f"public.table_{number % 5000}",
-                "parallelism": 4, "verification": "Written", "consistency": "Snapshot",
-                "partitioning": {"strategy": "Auto", "targetBytes": "64Mi"},
-                "sink": {"format": {"type": "Parquet", "compression": "zstd"}, "s3": {"bucket": "lake"}},
-            },
+            "spec": spec,
         }  # fmt: skip
         if phase:
             job["status"] = _status(phase, step, created)
-        yield uid, _time(created), as_document(job)
+        yield job
 
 
 def _status(phase: str, step: int, created: datetime) -> dict[str, Any]:

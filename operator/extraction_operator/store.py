@@ -83,8 +83,8 @@ class Brief:
 class Recorder(Protocol):
     """Who is told everything that is news; :class:`extraction_operator.record.recorder.Recorder` in the operator."""
 
-    def job(self, uid: str, created: str, document: bytes, *, gone: bool = False) -> None:
-        """Take note of an ExtractionJob, or of its end: then the document is the last one."""
+    def job(self, job: parse.Raw, *, gone: bool = False) -> None:
+        """Take note of an ExtractionJob as :func:`parse.trim` leaves it, or of its end: then it is the last version."""
 
     def source(self, source: DataSource, *, gone: bool = False) -> None:
         """Take note of a DataSource, or of its end."""
@@ -273,13 +273,17 @@ class Store:
     def _parse(self, kind: Kind, raw: parse.Raw) -> tuple[str, Any]:
         uid = str(raw["metadata"]["uid"])
         if kind == EXTRACTION_JOB:
-            brief = _brief(raw)
+            own = parse.trim(raw)
+            brief = _brief(own)
             if not brief.is_final:
                 # Thousands of ended ones are looked at one by one, later: a start doesn't wait for that.
                 self._keep(Key(raw["metadata"]["namespace"], raw["metadata"]["name"]), brief.document)
+            if self._recorder is not None:
+                # Here, where it needn't be parsed again.
+                self._recorder.job(own)
             return uid, brief
         if kind == DATA_SOURCE:
-            return uid, parse.parse_own(DataSource, parse.as_document(raw))
+            return uid, parse.parse_own(DataSource, parse.as_document(parse.trim(raw)))
         if kind == JOB:
             return parse.owner_uid(raw), parse.parse_child(raw)
         pod = parse.parse_pod(raw)
@@ -324,15 +328,15 @@ class Store:
     def _record(self, recorder: Recorder, kind: Kind, change: Change[Any]) -> None:
         gone = change.after is None
         found = change.before if gone else change.after
-        if kind == EXTRACTION_JOB:
-            self._record_job(recorder, found, gone=gone)
+        if kind == EXTRACTION_JOB and gone:
+            self._record_job(recorder, found, gone=True)
         elif kind == DATA_SOURCE and isinstance(found, DataSource):
             recorder.source(found, gone=gone)
 
     @staticmethod
     def _record_job(recorder: Recorder, found: Brief | Broken | None, *, gone: bool = False) -> None:
         if isinstance(found, Brief):
-            recorder.job(found.uid, found.created, found.document, gone=gone)
+            recorder.job(parse.of_document(found.document), gone=gone)
 
     def _index(self, key: Key, before: Brief | Broken | None, after: Brief | Broken | None) -> None:
         if isinstance(before, Brief) and (jobs := self._open.get(before.source)) is not None:
@@ -349,17 +353,17 @@ class Store:
             self._parents.pop(change.owner, None)
 
 
-def _brief(raw: parse.Raw) -> Brief:
-    metadata, spec = raw["metadata"], raw["spec"]
+def _brief(own: parse.Raw) -> Brief:
+    metadata, spec, status = own["metadata"], own["spec"], own.get("status") or {}
     return Brief(
         uid=metadata["uid"],
         source=Key(metadata["namespace"], spec["dataSourceRef"]["name"]),
-        phase=(raw.get("status") or {}).get("phase") or "",
+        phase=status.get("phase") or "",
         deleting="deletionTimestamp" in metadata,
-        attempt=(raw.get("status") or {}).get("attempt") or 0,
+        attempt=status.get("attempt") or 0,
         created=metadata["creationTimestamp"],
         claim=(spec["sink"].get("volume") or {}).get("claimName", ""),
-        document=parse.as_document(raw),
+        document=parse.as_document(own),
     )
 
 

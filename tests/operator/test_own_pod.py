@@ -20,7 +20,7 @@ from extraction_operator.record.recorder import Recorder
 from extraction_operator.stores import tell_of_stores
 from extraction_record.connection import Place
 from support.kube import Kube, refuse
-from support.record import document, uid
+from support.record import observed
 
 UP = PodCondition("RecordKeepsUp", True, "RecordKeepsUp", "Fine.")
 FULL = PodCondition("RecordKeepsUp", False, "RecordSpoolFull", "Too long.")
@@ -153,7 +153,7 @@ def test_a_record_is_told_of_when_it_turns_and_not_looked_at_in_between():
             # With a pause of nothing a loop would have looked a hundred times.
             assert looks.count == 2
             for number in range(100):
-                recorder.job(uid(str(number)), "2026-11-22T06:00:00Z", document(str(number)))
+                recorder.job(observed(str(number)))
             while looks.count < 4:
                 await asyncio.sleep(0)
         task.cancel()

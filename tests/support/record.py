@@ -4,7 +4,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from extraction_operator.cluster.parse import as_document
+from extraction_operator.cluster.parse import trim
 from extraction_record.connection import Place
 from support.objects import Object, extraction_job
 
@@ -35,9 +35,9 @@ def job(
     return found
 
 
-def document(name: str = "orders", version: int = 1, **more: Any) -> bytes:
-    """Return an ExtractionJob as the store keeps it."""
-    return as_document(job(name, version, **more))
+def observed(name: str = "orders", version: int = 1, **more: Any) -> Object:
+    """Return an ExtractionJob as the store tells it."""
+    return trim(job(name, version, **more))
 
 
 PLAN = {

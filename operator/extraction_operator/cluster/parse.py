@@ -34,15 +34,26 @@ def owner_uid(raw: Raw) -> str:
     return str((raw["metadata"].get("labels") or {}).get(OWNER_UID, ""))
 
 
-def as_document(raw: Raw) -> bytes:
-    """Return one of our own objects as JSON, with those parts of its metadata that are read."""
+def trim(raw: Raw) -> dict[str, Any]:
+    """Return one of our own objects with those parts of its metadata that are read."""
     metadata = {key: value for key, value in raw["metadata"].items() if key in _METADATA}
     if schedules := [owner for owner in raw["metadata"].get("ownerReferences") or () if owner["kind"] == _SCHEDULE]:
         # Who made it is recorded.
         metadata["ownerReferences"] = [{"uid": owner["uid"], "name": owner["name"]} for owner in schedules]
     if annotations := metadata.get("annotations"):
         metadata["annotations"] = {key: value for key, value in annotations.items() if key != _LAST_APPLIED}
-    return pydantic_core.to_json({**raw, "metadata": metadata})
+    return {**raw, "metadata": metadata}
+
+
+def as_document(own: Raw) -> bytes:
+    """Return an object that was trimmed as JSON."""
+    return pydantic_core.to_json(own)
+
+
+def of_document(document: bytes) -> dict[str, Any]:
+    """Return what :func:`as_document` was given."""
+    found: dict[str, Any] = pydantic_core.from_json(document)
+    return found
 
 
 def parse_own(model: type[_Own], document: bytes) -> _Own:

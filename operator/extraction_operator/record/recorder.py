@@ -12,14 +12,14 @@ from typing import Literal, Protocol
 from extraction_contract.models import DataSource
 from extraction_operator.config import RecordConfig
 from extraction_operator.plan.values import Pod
-from extraction_operator.record.rows import Row, job_rows, pod_rows, source_rows
-from extraction_operator.record.spool import Spool
+from extraction_operator.record.rows import AnyRow, Json, job_rows, pod_rows, source_rows
+from extraction_operator.record.spool import Batch, Spool
 from extraction_operator.record.writer import UnavailableError, Writer
 
 log = logging.getLogger(__name__)
 
 _ROWS = 5_000
-"""Of one transaction: while the server takes one in, the next is gathered."""
+"""Of one transaction."""
 _LONGEST_PAUSE = 10.0
 """Seconds between two tries while the record is away, at the most: what waits is written so soon after it is back."""
 _JOBS = 20_000
@@ -108,13 +108,14 @@ class Recorder:
 
     # Told by the store -----------------------------------------------------------------------------------------------
 
-    def job(self, uid: str, created: str, document: bytes, *, gone: bool = False) -> None:
-        """Record an ExtractionJob."""
-        self._created[uid] = created
+    def job(self, job: Json, *, gone: bool = False) -> None:
+        """Record an ExtractionJob, as the store trims it."""
+        uid = job["metadata"]["uid"]
+        self._created[uid] = job["metadata"]["creationTimestamp"]
         self._created.move_to_end(uid)
         if len(self._created) > _JOBS:
             self._created.popitem(last=False)
-        self._take("jobs", job_rows(document, cluster=self._config.cluster, seen=self._now(), gone=gone))
+        self._take("jobs", job_rows(job, cluster=self._config.cluster, seen=self._now(), gone=gone))
 
     def source(self, source: DataSource, *, gone: bool = False) -> None:
         """Record a DataSource."""
@@ -135,8 +136,9 @@ class Recorder:
         is_complete = False
         while True:
             await asyncio.sleep(interval)
+            done = False
             try:
-                await self.flush()
+                done = await self.flush()
             except Exception as error:
                 # Nobody else would go on with it, and one that has ended says nothing.
                 log.exception("The record wasn't written.")
@@ -152,36 +154,60 @@ class Recorder:
                 ))  # fmt: skip
                 self.spool.forget()
                 known.tell(self)
-            elif self.is_up and not self.spool and not is_complete:
+            elif self.is_up and done and not is_complete:
                 is_complete = await self._end_absent(known)
 
-    async def flush(self) -> None:
-        """Write what waits, unless the record was away a moment ago."""
-        async with self._writing:
-            await self._flush()
+    async def flush(self) -> bool:
+        """Write what waits, unless the record was away a moment ago; return whether all that waited then is written.
 
-    async def _flush(self) -> None:
-        if self._clock() < self._not_before:
-            return
-        while self.spool:
-            batch, begin = self.spool.batch(_ROWS), self._clock()
-            try:
-                await self._writer.write(batch)
-            except UnavailableError as error:
-                self._observer.record_failed(self._clock() - begin)
-                self._back_off(error)
-                return
-            self.spool.written(batch)
-            self._observer.record_flushed(batch.counts(), self._clock() - begin)
-            if not self.is_up:
-                log.info("The record is written.", extra={"rows": len(batch), "left": len(self.spool)})
-            self.is_up, self._pause = True, 0.0
+        What comes meanwhile waits for the next time, unless it is a whole transaction.
+        """
+        async with self._writing:
+            if self._clock() < self._not_before:
+                return False
+            waiting = len(self.spool)
+            batch = await self._gather(0, waiting)
+            while batch:
+                waiting -= len(batch)
+                begin = self._clock()
+                try:
+                    following = await self._write(batch, waiting)
+                except UnavailableError as error:
+                    self._observer.record_failed(self._clock() - begin)
+                    self._back_off(error)
+                    return False
+                self.spool.written(batch)
+                self._observer.record_flushed(batch.counts(), self._clock() - begin)
+                if not self.is_up:
+                    log.info("The record is written.", extra={"rows": len(batch), "left": len(self.spool)})
+                self.is_up, self._pause = True, 0.0
+                batch = following
+            return True
+
+    async def _write(self, batch: Batch, waiting: int) -> Batch:
+        """Write a batch, and have the next one ready by then: the server needn't wait for it."""
+        gathering = asyncio.create_task(self._gather(len(batch), waiting))
+        try:
+            await self._writer.write(batch)
+        except BaseException:
+            gathering.cancel()
+            raise
+        return await gathering
+
+    async def _gather(self, after: int, waiting: int) -> Batch:
+        """Return what comes after so many rows: a whole transaction, or what is left of those that waited."""
+        there = len(self.spool) - after
+        batch = self.spool.batch(_ROWS if there >= _ROWS else max(0, min(waiting, there)), after=after)
+        if batch:
+            # Elsewhere, because the operator's own work mustn't wait for it.
+            await asyncio.to_thread(batch.texts)
+        return batch
 
     async def close(self) -> None:
         """Close the connection; what waits is lost, and is told anew to the next leader, but for ended pods."""
         await self._writer.close()
 
-    def _take(self, table: str, rows: Iterable[Row]) -> None:
+    def _take(self, table: str, rows: Iterable[AnyRow]) -> None:
         try:
             for row in rows:
                 self.spool.offer(row)

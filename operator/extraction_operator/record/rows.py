@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple
-
-from pydantic_core import from_json
 
 from extraction_contract.messages import BundleMessage, FailureMessage, PublishMessage
 from extraction_contract.models import DataSource
@@ -17,107 +16,148 @@ DELETED = "Deleted"
 """The phase of a job whose object was deleted before its end, and the outcome of its attempt."""
 _LONGEST_MESSAGE = 2000
 Json = Mapping[str, Any]
+_NOTHING: Json = MappingProxyType({})
+_FOUND = {"rows": "rows", "bytes": "bytes", "files": "files", "digest": "digest"}
+"""Fields of a result, and columns of a job and of an attempt."""
+_RESULT = {**_FOUND, "manifest": "manifest", "consistency": "consistency"}
+"""Fields of a result, and columns of a job."""
+_PLAN = {
+    "digest": "plan_digest", "strategy": "strategy", "chunks": "chunks", "bundles": "bundles",
+    "estimatedRows": "estimated_rows", "estimatedBytes": "estimated_bytes",
+}  # fmt: skip
+"""Fields of a plan, and columns of an attempt."""
+_SESSIONS = {
+    "opened": "sessions", "checkouts": "session_checkouts", "reuses": "session_reuses", "waits": "session_waits",
+    "evicted": "sessions_evicted", "leaks": "sessions_leaked",
+}  # fmt: skip
+"""Fields of what pools did with connections, and columns."""
 
 
 class Row(NamedTuple):
-    """A row: which table, and its values."""
+    """A row: which table, and its values. A column that has none is null."""
 
     table: Table
     values: Mapping[str, object]
     version: int | None = None
     """Of the object that it is of; not among the values."""
-    mark: int | None = None
-    """Changes with the values, so that they needn't be compared."""
-    costly: Callable[[], Mapping[str, object]] | None = None
-    """Makes the rest of the values, where there is a mark: most versions of an object don't change it."""
 
     @property
     def key(self) -> tuple[object, ...]:
         """What there is one row of."""
         return self.table.key_of(self.values)
 
-    def everything(self) -> Mapping[str, object]:
-        """Return all values."""
-        return self.values if self.costly is None else {**self.values, **self.costly()}
+
+class Marked(NamedTuple):
+    """A row that most versions of an object don't change: its values are made when its mark is another one."""
+
+    table: Table
+    key: tuple[object, ...]
+    """What there is one row of, in the order of the table's key."""
+    mark: int
+    """Changes with the values."""
+    make: Callable[[], Mapping[str, object]]
+    """Makes the values."""
 
 
-def job_rows(document: bytes, *, cluster: str, seen: datetime, gone: bool = False) -> Iterator[Row]:
+AnyRow = Row | Marked
+
+
+def job_rows(job: Json, *, cluster: str, seen: datetime, gone: bool = False) -> Iterator[AnyRow]:
     """Yield the rows of an ExtractionJob: itself, its spec, its attempts as far as its status tells, its schedule.
 
     Parameters
     ----------
-    document
-        As the store keeps it.
+    job
+        As the store trims it.
     seen
         When this was observed.
     gone
-        Whether it was deleted; the document is what it was before.
+        Whether it was deleted; the job is what it was before.
     """
-    job = from_json(document)
-    metadata, spec, status = job["metadata"], job["spec"], job.get("status") or {}
-    result, phase = status.get("result") or {}, status.get("phase") or "Pending"
-    ready: Json = next((item for item in status.get("conditions") or () if item["type"] == "Ready"), {})
+    metadata, spec, status = job["metadata"], job["spec"], job.get("status") or _NOTHING
+    phase, attempt = status.get("phase") or "Pending", status.get("attempt", 0)
+    uid, created, generation = metadata["uid"], metadata["creationTimestamp"], metadata.get("generation", 0)
     cut_short = gone and phase not in FINAL
-    finished = status.get("completionTime") if phase in FINAL else seen if cut_short else None
+    finished = seen if cut_short else status.get("completionTime") if phase in FINAL else None
+    outcome = DELETED if cut_short else phase
+    explained = _explained(status)
+    # Thousands of these come at once, and most know little yet: what is null isn't named at all.
+    values = {
+        "uid": uid, "created_at": created, "cluster": cluster, "namespace": metadata["namespace"],
+        "name": metadata["name"], "source": spec["dataSourceRef"]["name"], "generation": generation,
+        "phase": outcome, "attempt": attempt, "sink": _sink(spec["sink"], metadata),
+        "format": (spec["sink"].get("format") or _NOTHING).get("type", "Parquet"),
+        "verification": spec.get("verification", "Written"), **explained,
+    }  # fmt: skip
+    if table := spec.get("table"):
+        values["table_name"] = table
+    if started := status.get("startTime"):
+        values["started_at"] = started
+    if consistency := status.get("consistency"):
+        values["consistency"] = consistency
+    if finished is not None:
+        values["finished_at"] = finished
+    if gone:
+        values["deleted_at"] = seen
+    if result := status.get("result"):
+        values |= _result(result)
     schedule = next(iter(metadata.get("ownerReferences") or ()), None)
-    yield Row(
-        JOBS,
-        {
-            "uid": metadata["uid"], "created_at": metadata["creationTimestamp"], "cluster": cluster,
-            "namespace": metadata["namespace"], "name": metadata["name"], "source": spec["dataSourceRef"]["name"],
-            "table_name": spec.get("table"), "schedule_uid": schedule and schedule["uid"],
-            "generation": metadata.get("generation", 0), "phase": DELETED if cut_short else phase,
-            "attempt": status.get("attempt", 0), "started_at": status.get("startTime"), "finished_at": finished,
-            "deleted_at": seen if gone else None, "sink": _sink(spec["sink"], metadata),
-            "format": (spec["sink"].get("format") or {}).get("type", "Parquet"),
-            "verification": spec.get("verification", "Written"),
-            "consistency": result.get("consistency") or status.get("consistency"),
-            "rows": result.get("rows"), "bytes": result.get("bytes"), "files": result.get("files"),
-            "digest": result.get("digest"), "manifest": result.get("manifest"),
-            "reused_run": (result.get("reused") or {}).get("run"),
-            **_sessions(result.get("connections") or {}),
-            **_explained(ready),
-        },
-        version_of(metadata),
-    )  # fmt: skip
-    key = {"job_uid": metadata["uid"], "job_created_at": metadata["creationTimestamp"]}
-    generation = metadata.get("generation", 0)
-    yield Row(JOB_SPECS, key | {"generation": generation}, mark=generation, costly=lambda: {"spec": job_spec(spec)})
+    if schedule is not None:
+        values["schedule_uid"] = schedule["uid"]
+    yield Row(JOBS, values, version_of(metadata))
+    key = {"job_uid": uid, "job_created_at": created}
+    yield Marked(
+        JOB_SPECS, (uid, created), generation, lambda: {**key, "generation": generation, "spec": job_spec(spec)}
+    )
     if schedule is not None:
         yield Row(
             SCHEDULES,
             {
                 "uid": schedule["uid"], "cluster": cluster, "namespace": metadata["namespace"],
-                "name": schedule["name"], "last_job_at": metadata["creationTimestamp"],
+                "name": schedule["name"], "last_job_at": created,
             },
         )  # fmt: skip
-    yield from _attempts(key, status, ready, outcome=DELETED if cut_short else phase, finished=finished, seen=seen)
+    if attempt >= 1:
+        yield from _attempts(key, status, explained, outcome=outcome, finished=finished, seen=seen)
 
 
-def _attempts(key: Json, status: Json, ready: Json, *, outcome: str, finished: object, seen: datetime) -> Iterator[Row]:
+def _result(result: Json) -> dict[str, object]:
+    """Return what the row of a job has of its result."""
+    values = _named(result, _RESULT)
+    if reused := result.get("reused"):
+        values["reused_run"] = reused["run"]
+    if connections := result.get("connections"):
+        values |= _named(connections, _SESSIONS)
+    return values
+
+
+def _attempts(
+    key: Json, status: Json, explained: Json, *, outcome: str, finished: object, seen: datetime
+) -> Iterator[AnyRow]:
     """Yield what a status tells of the current attempt, and of the one before, where that was given up just now."""
-    attempt, plan, result = status.get("attempt", 0), status.get("plan") or {}, status.get("result") or {}
-    if attempt < 1:
-        return
+    attempt, plan, result = status["attempt"], status.get("plan") or _NOTHING, status.get("result") or _NOTHING
     if attempt > 1:
         # Another one begins only then; nobody may have watched when it did.
         before: dict[str, object] = {"outcome": "Failed"}
         if outcome == "Pending" and status.get("nextAttemptTime"):
-            before |= {"finished_at": seen, **_explained(ready)}
+            before |= {"finished_at": seen, **explained}
         yield Row(ATTEMPTS, {**key, "attempt": attempt - 1, **before})
-    ended = {"outcome": outcome, "finished_at": finished} if finished is not None else {}
-    if finished is not None and outcome not in {"Succeeded", DELETED}:
-        ended |= _explained(ready)
-    found = {
-        "plan_digest": plan.get("digest"), "strategy": plan.get("strategy"), "chunks": plan.get("chunks"),
-        "bundles": plan.get("bundles"), "estimated_rows": plan.get("estimatedRows"),
-        "estimated_bytes": plan.get("estimatedBytes"), "consistency": status.get("consistency") if plan else None,
-        "rows": result.get("rows"), "bytes": result.get("bytes"), "files": result.get("files"),
-        "digest": result.get("digest"), **ended,
-    }  # fmt: skip
-    known = {name: value for name, value in found.items() if value is not None}
-    if known or outcome != "Pending":
-        yield Row(ATTEMPTS, {**key, "attempt": attempt, **known})
+    if outcome == "Pending" and not plan and not result:
+        return
+    ended: Json = _NOTHING
+    if finished is not None:
+        why = _NOTHING if outcome in {"Succeeded", DELETED} else explained
+        ended = {"outcome": outcome, "finished_at": finished, **why}
+
+    consistency = status.get("consistency") if plan else None
+
+    def make() -> Json:
+        known = {**key, "attempt": attempt, **_named(plan, _PLAN), **_named(result, _FOUND), **ended}
+        return {**known, "consistency": consistency} if consistency else known
+
+    # Plan and result of an attempt never change, and their digests are of all that is in them.
+    mark = hash((plan.get("digest"), result.get("digest"), consistency, *ended.values()))
+    yield Marked(ATTEMPTS, (key["job_uid"], attempt, key["job_created_at"]), mark, make)
 
 
 def source_rows(source: DataSource, *, cluster: str, seen: datetime, gone: bool = False) -> Iterator[Row]:
@@ -197,16 +237,18 @@ def _number(version: str) -> int:
     return int(version) if version.isdecimal() else 0
 
 
-def _explained(ready: Json) -> dict[str, object]:
-    return {"reason": ready.get("reason"), "message": _shorten(ready["message"]) if ready.get("message") else None}
+def _explained(status: Json) -> dict[str, object]:
+    """Return reason and message of the condition Ready."""
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "Ready":
+            found = {"reason": condition.get("reason"), "message": condition.get("message")}
+            return {name: _shorten(text) for name, text in found.items() if text}
+    return {}
 
 
-def _sessions(connections: Json) -> dict[str, object]:
-    return {
-        "sessions": connections.get("opened"), "session_checkouts": connections.get("checkouts"),
-        "session_reuses": connections.get("reuses"), "session_waits": connections.get("waits"),
-        "sessions_evicted": connections.get("evicted"), "sessions_leaked": connections.get("leaks"),
-    }  # fmt: skip
+def _named(found: Json, columns: Mapping[str, str]) -> dict[str, object]:
+    """Return those fields that are known, by their columns."""
+    return {column: found[field] for field, column in columns.items() if field in found}
 
 
 def _shorten(message: str) -> str:

@@ -2,14 +2,12 @@
 
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from extraction_operator.record.rows import Row
+from extraction_operator.record.rows import AnyRow, Marked
 from extraction_record.tables import Table
 
 _OVERHEAD = 400
@@ -29,29 +27,37 @@ class Entry(NamedTuple):
     """Since when a change of it waits."""
 
 
-@dataclass(frozen=True)
 class Batch:
-    """Rows that are written together."""
+    """Rows that are written together.
 
-    entries: Mapping[Key, Entry]
+    Parameters
+    ----------
+    entries
+        By their keys; nobody changes them any more.
+    """
+
+    def __init__(self, entries: Mapping[Key, Entry]) -> None:
+        self.entries = entries
+        self._texts: Mapping[str, str] | None = None
 
     def __len__(self) -> int:
         return len(self.entries)
 
-    def bodies(self, table: Table) -> list[bytes]:
-        """Return the rows of a table, ordered by key: two writers lock rows in the same order."""
-        return self._bodies.get(table.name, [])
+    def texts(self) -> Mapping[str, str]:
+        """Return the rows of each table, by its name, as JSON: a text for the statement that writes them.
 
-    @cached_property
-    def _bodies(self) -> Mapping[str, list[bytes]]:
-        found: defaultdict[str, list[bytes]] = defaultdict(list)
-        for key in sorted(self.entries):
-            found[key[0]].append(self.entries[key].body)
-        return found
+        Ordered by key: two writers lock rows in the same order. Made once, also in another thread.
+        """
+        if self._texts is None:
+            found: defaultdict[str, list[bytes]] = defaultdict(list)
+            for key in sorted(self.entries):
+                found[key[0]].append(self.entries[key].body)
+            self._texts = {name: f"[{b','.join(bodies).decode()}]" for name, bodies in found.items()}
+        return self._texts
 
     def counts(self) -> dict[str, int]:
         """Return the number of rows of each table."""
-        return dict(Counter(entry.table.name for entry in self.entries.values()))
+        return dict(Counter(name for name, _ in self.entries))
 
     def halves(self) -> tuple["Batch", "Batch"]:
         """Return two batches of half of the rows each."""
@@ -87,17 +93,20 @@ class Spool:
         oldest = next(iter(self._entries.values()), None)
         return 0.0 if oldest is None else self._clock() - oldest.since
 
-    def offer(self, row: Row) -> None:
+    def offer(self, row: AnyRow) -> None:
         """Have a row written, in place of an older one of the same key; one that says nothing new is left out."""
-        key, body = (row.table.name, row.key), b""
-        if row.mark is None:
-            body = to_json(row.values)
-        if not self._offered.is_news(key, hash(body) if row.mark is None else row.mark):
-            return
-        body = body or to_json(row.everything())
+        key, version = (row.table.name, row.key), None
+        if isinstance(row, Marked):
+            if not self._offered.is_news(key, row.mark):
+                return
+            body = to_json(row.make())
+        else:
+            body, version = to_json(row.values), row.version
+            if not self._offered.is_news(key, hash(body)):
+                return
         waiting = self._entries.get(key)
-        if row.version is not None:
-            body = b'%b,"resource_version":%d}' % (body[:-1], row.version)
+        if version is not None:
+            body = b'%b,"resource_version":%d}' % (body[:-1], version)
         elif waiting is not None and not row.table.newer:
             # What is known stays, as in the table.
             known = {name: value for name, value in from_json(waiting.body).items() if value is not None}
@@ -110,9 +119,9 @@ class Spool:
             self._entries[key] = Entry(row.table, body, self._clock())
         self._keep_within_bound()
 
-    def batch(self, rows: int) -> Batch:
-        """Return the oldest rows. They stay until :meth:`written` says otherwise."""
-        return Batch(dict(islice(self._entries.items(), rows)))
+    def batch(self, rows: int, *, after: int = 0) -> Batch:
+        """Return the oldest rows, but for so many. They stay until :meth:`written` says otherwise."""
+        return Batch(dict(islice(self._entries.items(), after, after + rows)))
 
     def written(self, batch: Batch) -> None:
         """Take out what was written, unless there is something newer by now."""

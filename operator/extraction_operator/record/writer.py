@@ -111,11 +111,11 @@ class Writer:
             await connection.close()
 
     async def _send(self, batch: Batch) -> None:
-        connection = await self._connected()
+        connection, texts = await self._connected(), batch.texts()
         async with connection.pipeline(), connection.transaction():
             for table in TABLES:
-                if bodies := batch.bodies(table):
-                    await connection.execute(_statement(table), (f"[{b','.join(bodies).decode()}]",))
+                if text := texts.get(table.name):
+                    await connection.execute(_statement(table), (text,))
         self.transactions += 1
 
     async def _guarded(self, work: Coroutine[Any, Any, T]) -> T:

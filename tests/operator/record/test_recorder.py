@@ -18,6 +18,7 @@ from extraction_operator.cluster.kinds import DATA_SOURCE, EXTRACTION_JOB, POD
 from extraction_operator.cluster.parse import parse_own
 from extraction_operator.config import RecordConfig
 from extraction_operator.record.recorder import Recorder
+from extraction_operator.record.writer import UnavailableError
 from extraction_operator.store import Store
 from extraction_record import show
 from extraction_record.connection import Place
@@ -25,7 +26,7 @@ from extraction_record.history import History
 from extraction_record.migrate import upgrade
 from extraction_worker.demo.postgres import postgres_server
 from support.objects import data_source, pod
-from support.record import RESULT, document, job, place_of, succeeded, uid
+from support.record import RESULT, job, observed, place_of, succeeded, uid
 
 NOW = datetime(2026, 11, 22, 7, tzinfo=UTC)
 CREATED = "2026-11-22T06:00:00Z"
@@ -257,13 +258,98 @@ def test_what_went_while_nobody_watched_ends(recorded, record18: Place):
 def test_a_row_that_the_server_refuses_keeps_no_other_away(recorded, record18: Place, caplog):
     scene = Scene(record18)
     scene.see_many(5)
-    scene.recorder.job("not-a-uuid", CREATED, document("odd").replace(uid("odd").encode(), b"not-a-uuid"))
+    odd = observed("odd")
+    odd["metadata"]["uid"] = "not-a-uuid"
+    scene.recorder.job(odd)
     with caplog.at_level(logging.ERROR):
         run(scene, scene.flush)
     assert recorded.execute("SELECT count(*) FROM extraction.jobs") == [(5,)]
     assert sorted(scene.told.lost) == [("job_specs", "Rejected"), ("jobs", "Rejected")]
     assert "not-a-uuid" not in caplog.text
     assert len(scene.recorder.spool) == 0
+
+
+def while_it_writes(scene: Scene, monkeypatch, act, *, before: bool = False) -> None:
+    """Do something while the first transaction is under way: before its rows are sent, or when they are written."""
+    write, first = scene.recorder._writer.write, [True]
+
+    async def written(batch) -> None:
+        acts = bool(first and first.pop())
+        if acts and before:
+            act()
+        await write(batch)
+        if acts and not before:
+            act()
+
+    monkeypatch.setattr("extraction_operator.record.recorder._ROWS", 3)
+    monkeypatch.setattr(scene.recorder._writer, "write", written)
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(("more", "left"), [(0, 0), (1, 2), (10, 2)])
+def test_a_flush_writes_what_waited_and_of_what_comes_meanwhile_whole_transactions(
+    recorded, record18: Place, monkeypatch, *, more: int, left: int, before: bool
+):
+    scene = Scene(record18)
+    scene.see_many(4)
+    while_it_writes(scene, monkeypatch, lambda: [scene.see(f"late-{n}") for n in range(more)], before=before)
+
+    async def flush() -> None:
+        assert await scene.recorder.flush()
+        assert len(scene.recorder.spool) <= left
+        # A row of each job, and one of its spec, the last ones in a transaction that isn't full.
+        written = 8 + 2 * more - len(scene.recorder.spool)
+        assert (scene.told.flushes, sum(scene.told.rows.values())) == (-(-written // 3), written)
+        assert await scene.recorder.flush()
+
+    run(scene, flush)
+    assert len(scene.recorder.spool) == 0
+    assert recorded.execute("SELECT count(*) FROM extraction.jobs") == [(4 + more,)]
+    assert recorded.execute("SELECT count(*) FROM extraction.job_specs") == [(4 + more,)]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_changes_after_it_was_gathered_is_written_as_it_is_at_last(
+    recorded, record18: Place, monkeypatch, *, before: bool
+):
+    scene = Scene(record18)
+    scene.see_many(6)
+
+    def change() -> None:
+        for number in range(6):
+            scene.see(f"job-{number}", phase="Failed", status={"completionTime": CREATED})
+
+    while_it_writes(scene, monkeypatch, change, before=before)
+    run(scene, scene.flush, scene.flush)
+    assert len(scene.recorder.spool) == 0
+    assert recorded.execute("SELECT DISTINCT phase, count(*) FROM extraction.jobs GROUP BY 1") == [("Failed", 6)]
+
+
+def test_a_transaction_that_fails_leaves_it_and_all_that_follow_to_the_next_flush(
+    recorded, record18: Place, monkeypatch
+):
+    scene = Scene(record18)
+    scene.see_many(6)
+    monkeypatch.setattr("extraction_operator.record.recorder._ROWS", 5)
+    write, calls = scene.recorder._writer.write, []
+
+    async def fail_second(batch) -> None:
+        calls.append(len(batch))
+        if len(calls) == 2:
+            raise UnavailableError("away")
+        await write(batch)
+
+    monkeypatch.setattr(scene.recorder._writer, "write", fail_second)
+
+    async def flush() -> None:
+        assert not await scene.recorder.flush()
+        assert (len(scene.recorder.spool), scene.recorder.is_up) == (7, False)
+        scene.clock.now += 60
+        assert await scene.recorder.flush()
+
+    run(scene, flush)
+    assert calls == [5, 5, 5, 2]
+    assert recorded.execute("SELECT count(*) FROM extraction.jobs") == [(6,)]
 
 
 def test_two_who_write_at_once_take_turns(recorded, record18: Place):

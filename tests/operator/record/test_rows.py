@@ -10,9 +10,9 @@ from extraction_contract.messages import BundleMessage, FailureMessage, PublishM
 from extraction_contract.models import DataSource
 from extraction_operator.cluster.parse import parse_pod
 from extraction_operator.plan.values import Pod
-from extraction_operator.record.rows import Row, job_rows, pod_rows, source_rows
+from extraction_operator.record.rows import AnyRow, Marked, job_rows, pod_rows, source_rows
 from support.objects import condition, data_source, pod
-from support.record import COMPLETED, STARTED, document, job, succeeded, uid
+from support.record import COMPLETED, STARTED, job, observed, succeeded, uid
 
 SEEN = datetime(2026, 11, 22, 7, tzinfo=UTC)
 BUNDLE = BundleMessage(
@@ -25,13 +25,20 @@ SESSIONS = (
 FAILED = FailureMessage(reason="OutOfMemory", exit_code=21, message="Pod x needs more.\0", bundle=3)
 
 
-def rows(table: str, found: list[Row]) -> list[dict]:
-    return [dict(row.everything()) for row in found if row.table.name == table]
+class Values(dict):
+    """The values of a row; a column that has none is null."""
+
+    def __missing__(self, _: str) -> None:
+        return None
 
 
-def of_job(**more) -> list[Row]:
+def rows(table: str, found: list[AnyRow]) -> list[dict]:
+    return [Values(row.make() if isinstance(row, Marked) else row.values) for row in found if row.table.name == table]
+
+
+def of_job(**more) -> list[AnyRow]:
     gone = more.pop("gone", False)
-    return list(job_rows(document(**more), cluster="here", seen=SEEN, gone=gone))
+    return list(job_rows(observed(**more), cluster="here", seen=SEEN, gone=gone))
 
 
 def test_a_new_job_is_pending_and_has_no_attempt():
@@ -132,12 +139,12 @@ def test_the_sink_is_one_word(sink: dict, shown: str):
 
     raw = job()
     raw["spec"] |= {"sink": sink}
-    (row,) = rows("jobs", list(job_rows(json.dumps(raw).encode(), cluster="c", seen=SEEN)))
+    (row,) = rows("jobs", list(job_rows(raw, cluster="c", seen=SEEN)))
     assert (row["sink"], row["format"]) == (shown, "Parquet")
 
 
 def test_a_version_that_is_no_number_counts_as_the_first():
-    assert next(job_rows(document(version="abc"), cluster="c", seen=SEEN)).version == 0
+    assert next(job_rows(observed(version="abc"), cluster="c", seen=SEEN)).version == 0
 
 
 def test_a_source_is_recorded_with_what_its_check_found():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from extraction_operator.record.rows import Row
+from extraction_operator.record.rows import Marked, Row
 from extraction_operator.record.spool import Spool
 from extraction_record.tables import ATTEMPTS, JOB_SPECS, JOBS
 
@@ -70,13 +70,12 @@ def test_a_version_that_says_nothing_new_isnt_written():
 def test_a_mark_says_that_something_is_new_and_the_rest_is_made_then_alone():
     spool, made = Told(), []
 
-    def spec(uid: str, generation: int) -> Row:
-        def costly() -> dict:
+    def spec(uid: str, generation: int) -> Marked:
+        def make() -> dict:
             made.append(uid)
-            return {"spec": {"table": "t"}}
+            return {"job_uid": uid, "job_created_at": "t", "generation": generation, "spec": {"table": "t"}}
 
-        values = {"job_uid": uid, "job_created_at": "t", "generation": generation}
-        return Row(JOB_SPECS, values, mark=generation, costly=costly)
+        return Marked(JOB_SPECS, (uid, "t"), generation, make)
 
     for uid, generation in (("a", 1), ("a", 1), ("b", 1), ("a", 2), ("a", 2)):
         spool.offer(spec(uid, generation))
@@ -150,7 +149,9 @@ def test_a_batch_is_ordered_and_can_be_halved():
         spool.offer(job(uid, 1))
         spool.offer(Row(JOB_SPECS, {"job_uid": uid, "job_created_at": "t", "generation": 1, "spec": {}}))
     batch = spool.batch(10)
-    assert [json.loads(body)["uid"] for body in batch.bodies(JOBS)] == ["a", "b", "c"]
+    assert [row["uid"] for row in json.loads(batch.texts()["jobs"])] == ["a", "b", "c"]
+    assert batch.texts() is batch.texts()
+    assert len(spool.batch(10, after=4)) == 2
     assert batch.counts() == {"jobs": 3, "job_specs": 3}
     first, second = batch.halves()
     assert len(first) == len(second) == 3

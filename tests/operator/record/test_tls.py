@@ -13,10 +13,8 @@ from extraction_record.commands import record
 from extraction_record.connection import Place
 from extraction_record.history import Filter, History
 from extraction_record.migrate import upgrade
-from support.record import document, uid
+from support.record import observed
 from support.tls_server import authority, pem, postgres_with_tls
-
-CREATED = "2026-11-22T06:00:00Z"
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +63,7 @@ def write(where: Place) -> tuple[Told, Recorder, list[tuple[str, bool]]]:
 
     async def scenario() -> Recorder:
         recorder = Recorder(RecordConfig(where, "here"), (), told)
-        recorder.job(uid("orders"), CREATED, document("orders"))
+        recorder.job(observed())
         await recorder.flush()
         connection = recorder._writer._connection
         if connection is not None:
