@@ -58,11 +58,7 @@ def source_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def pick(value: Mapping[str, Any], tree: Tree) -> dict[str, Any]:
     """Return the fields of a tree that are set."""
-    found = {}
-    for name, inner in tree.items():
-        if (field := value.get(name)) is not None:
-            found[name] = _pick_each(field, inner)
-    return found
+    return {name: _pick_each(field, tree[name]) for name, field in value.items() if name in tree and field is not None}
 
 
 def _pick_each(field: Any, tree: Tree | None) -> Any:

@@ -24,7 +24,7 @@ class Entry(NamedTuple):
     table: Table
     body: bytes
     since: float
-    """Since when a change of it waits."""
+    """Since when a change of it waits; of one that changed while it was written, since that was done."""
 
 
 class Batch:
@@ -124,11 +124,15 @@ class Spool:
         return Batch(dict(islice(self._entries.items(), after, after + rows)))
 
     def written(self, batch: Batch) -> None:
-        """Take out what was written, unless there is something newer by now."""
+        """Take out what was written. What is newer by now waits behind all others: its turn has been."""
         for key, entry in batch.entries.items():
-            if self._entries.get(key) is entry:
+            waiting = self._entries.get(key)
+            if waiting is entry:
                 del self._entries[key]
                 self.bytes -= len(entry.body) + _OVERHEAD
+            elif waiting is not None:
+                self._entries[key] = waiting._replace(since=self._clock())
+                self._entries.move_to_end(key)
 
     def forget(self) -> None:
         """Take whatever is offered next as news."""

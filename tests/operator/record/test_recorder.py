@@ -322,6 +322,9 @@ def test_what_changes_after_it_was_gathered_is_written_as_it_is_at_last(
     while_it_writes(scene, monkeypatch, change, before=before)
     run(scene, scene.flush, scene.flush)
     assert len(scene.recorder.spool) == 0
+    # The specs and, twice at the most, the jobs: nothing that waits is gathered again.
+    assert scene.told.rows["job_specs"] == 6
+    assert 6 <= scene.told.rows["jobs"] <= 12
     assert recorded.execute("SELECT DISTINCT phase, count(*) FROM extraction.jobs GROUP BY 1") == [("Failed", 6)]
 
 

@@ -118,10 +118,15 @@ def test_what_changed_while_it_was_written_waits_on():
     spool = Told()
     for uid in "abc":
         spool.offer(job(uid, 1))
-    batch = spool.batch(2)
+    batch, following = spool.batch(2), spool.batch(2, after=2)
     spool.offer(job("b", 2, "Failed"))
+    spool.clock.now = 3.0
     spool.written(batch)
-    assert [(row["uid"], row["phase"]) for row in spool.rows()] == [("b", "Failed"), ("c", "Running")]
+    # Behind what has waited meanwhile, which is gathered already.
+    assert [(row["uid"], row["phase"]) for row in spool.rows()] == [("c", "Running"), ("b", "Failed")]
+    spool.written(following)
+    spool.clock.now = 5.0
+    assert (len(spool), spool.lag()) == (1, 2.0)
     spool.written(spool.batch(2))
     assert (len(spool), spool.bytes, spool.lag()) == (0, 0, 0.0)
 
