@@ -1,8 +1,8 @@
 """Changes through the recorder, as the store tells them, against one transaction for each change.
 
 Parsed, told and written at the same time, as in the operator: one process and one connection, so about one core each.
-What a change costs both in CPU is counted, too, which depends less than the rate on what else a machine does; parsing is
-counted apart, because the watch does that for the whole operator.
+What a change costs both in CPU is counted, too, which depends less than the rate on what else a machine does; parsing
+is counted apart, because the watch does that for the whole operator.
 """
 
 import asyncio
@@ -94,8 +94,7 @@ def run(*, jobs: int, changes: int, singly: int, history: int) -> tuple[list[str
         f"| one by one | {single_rate:,.0f} | {single.flushes:,} | {len(alone) / single.flushes:,.2f} |",
         "",
         f"× {rate / single_rate:,.1f} changes a second, × {len(order) / counted.flushes:,.0f} fewer transactions.",
-        f"CPU of a change: {micros[0]:.0f} µs in the operator (and {parsing:.0f} to parse it), {micros[1]:.0f} µs in the"
-        " server.",
+        f"CPU µs of a change: {micros[0]:.0f} in the operator, {parsing:.0f} to parse, {micros[1]:.0f} in the server.",
     ]
     return lines, {
         "rate": rate, "paced_rate": paced_rate, "single_rate": single_rate, "transactions": counted.flushes,
