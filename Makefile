@@ -6,6 +6,9 @@ BIN := $(VENV)/bin
 SMALL := $(VENV)/.ready-demo
 READY := $(VENV)/.ready
 EXTRAS := operator,extractor,demo,dev
+# uv installs no bytecode, and pods of tests are processes of their own: where Python were told to write none, each of them
+# would compile all that it imports, which takes longer than most of their work.
+unexport PYTHONDONTWRITEBYTECODE
 # $(call install,EXTRAS): uv needs a tenth of pip's time. Where there is no uv for this machine, or none that finds the
 # packages (an index that only pip is configured for), pip installs them.
 COMMA := ,

@@ -15,7 +15,7 @@ from e2e.support.jobs import KIND, SOURCE, Job
 from e2e.support.servers import Postgres, Store
 from extraction_operator.plan.values import FINALIZER
 
-ROWS = 200_000
+ROWS = 40_000
 CRDS = Path(__file__).parents[2] / "crds"
 # Another release, or kubectl, may have brought the definitions to this cluster.
 TAKE = "--take-ownership"
@@ -65,7 +65,7 @@ def job(restricted: Cluster, postgres: Postgres, store: Store, bucket: str) -> I
 
 def start(job: Job, name: str) -> Job:
     """Apply a job of this name, which lasts for a while; return it when it is being read."""
-    job.apply_source(limits={"bytesPerSecond": "4Mi"})
+    job.apply_source(limits={"bytesPerSecond": "1Mi"})
     changed = replace(job, name=name, extraction=replace(job.extraction, prefix=f"{name}/"))
     changed.apply_alone()
     # One pod is enough for it; it reads now.

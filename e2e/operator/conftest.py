@@ -4,7 +4,9 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 
 from e2e.support.charts import Helm
@@ -15,8 +17,11 @@ from e2e.support.servers import Postgres, Store
 from extraction_worker.demo.dataset import load_records
 
 CHART = Path(__file__).parents[2] / "charts" / "extraction-operator"
-ROWS = 700_000
-"""Enough for several worker pods."""
+ROWS = 70_000
+CLAIMED = 10
+"""So many times as many rows the statistics promise: worth several worker pods, which have little to do."""
+SEVERAL = {"parallelism": 2, "partitioning": {"targetBytes": "64Mi"}}
+"""What divides a plan of that table into two bundles of three chunks each."""
 FEW = 10_000
 """One pod is enough."""
 
@@ -61,13 +66,23 @@ def values(operator_image: str, extractor_image: str) -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def records(postgres: Postgres) -> str:
-    """A table of :data:`ROWS` rows that the reader may read."""
+    """A table of :data:`ROWS` rows that the reader may read, and that is planned for several pods."""
     with postgres.connect() as connection:
         connection.execute("DROP TABLE IF EXISTS public.records")
         load_records(connection, ROWS)
         connection.execute("ALTER TABLE public.records RENAME TO many")
-        connection.execute("GRANT SELECT ON public.many TO reader")
+        promise_many(connection, "public.many")
     return "public.many"
+
+
+def promise_many(connection: psycopg.Connection[tuple[Any, ...]], table: str) -> None:
+    """Have the statistics of a table promise :data:`CLAIMED` times its rows, and let the reader read it."""
+    connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+    connection.execute(f"VACUUM ANALYZE {table}")
+    connection.execute(
+        "UPDATE pg_class SET reltuples = reltuples * %s WHERE oid = %s::regclass", [CLAIMED, table]
+    )
+    connection.execute(f"GRANT SELECT ON {table} TO reader")
 
 
 @pytest.fixture(scope="session")
@@ -85,8 +100,11 @@ def few(postgres: Postgres) -> str:
 
 @pytest.fixture
 def job(operator: Operator, restricted: Cluster, postgres: Postgres, store: Store, bucket: str, records: str) -> Job:
-    """A job of several pods into a bucket; nothing is applied yet."""
-    return Job(restricted, Extraction(restricted.namespace, postgres, records, HOST_NAME, store, bucket, "records"))
+    """A job of two worker pods into a bucket; nothing is applied yet."""
+    return Job(
+        restricted,
+        Extraction(restricted.namespace, postgres, records, HOST_NAME, store, bucket, "records", spec=dict(SEVERAL)),
+    )
 
 
 @pytest.fixture
@@ -97,9 +115,9 @@ def small_job(operator: Operator, restricted: Cluster, postgres: Postgres, store
 
 @pytest.fixture
 def volume_job(operator: Operator, restricted: Cluster, postgres: Postgres, records: str) -> Job:
-    """A job of several pods onto a volume that one node can mount; its claim is there."""
+    """A job of two worker pods onto a volume that one node can mount; its claim is there."""
     restricted.apply(claim())
-    return Job(restricted, Extraction(restricted.namespace, postgres, records, HOST_NAME))
+    return Job(restricted, Extraction(restricted.namespace, postgres, records, HOST_NAME, spec=dict(SEVERAL)))
 
 
 @pytest.fixture
@@ -108,6 +126,6 @@ def table(postgres: Postgres, records: str) -> Iterator[str]:
     name = f"public.t{uuid.uuid4().hex[:8]}"
     with postgres.connect() as connection:
         connection.execute(f"CREATE TABLE {name} AS SELECT * FROM {records}")
-        connection.execute(f"GRANT SELECT ON {name} TO reader")
+        promise_many(connection, name)
         yield name
         connection.execute(f"DROP TABLE {name}")

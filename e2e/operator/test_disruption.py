@@ -47,7 +47,7 @@ def test_an_operator_killed_at_any_moment_goes_on_where_things_stand(job: Job, o
 
 
 def test_a_silent_node_doesnt_hang_the_job(job: Job, stand_in: StandIn) -> None:
-    job = slowly(job, snapshot={"onLoss": "Restart"})
+    job = slowly(job, rate="1Mi", snapshot={"onLoss": "Restart"})
     job.wait_for_pod("work")
     with stand_in.silent_kubelet():
         # Its pods stay Terminating for as long as it is silent, and are lost all the same.

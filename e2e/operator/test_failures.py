@@ -63,7 +63,7 @@ def test_a_value_that_no_file_can_hold_names_chunk_and_column(
     job: Job, postgres: Postgres, table: str, store: Store, bucket: str
 ) -> None:
     with postgres.connect() as connection:
-        connection.execute(f"UPDATE {table} SET created_at = 'infinity' WHERE id = 600000")
+        connection.execute(f"UPDATE {table} SET created_at = 'infinity' WHERE id = 60000")
     failing = replace(job, extraction=replace(job.extraction, table=table)).apply()
     failed = failing.fail()
     assert failed["reason"] == "Unrepresentable"

@@ -11,7 +11,7 @@ from e2e.support.jobs import KIND, Job, condition, sessions
 from e2e.support.servers import Postgres, Store
 
 
-def slowly(job: Job, *, rate: str = "12Mi", **spec: object) -> Job:
+def slowly(job: Job, *, rate: str = "2Mi", **spec: object) -> Job:
     """Apply the job, under a limit of bytes a second with which it takes long enough to be disturbed."""
     job.apply_source(limits={"maxConnections": 10, "bytesPerSecond": rate})
     changed = replace(job, extraction=replace(job.extraction, spec=job.extraction.spec | spec))
@@ -46,8 +46,8 @@ def test_suspend_pauses_the_workers_and_resuming_goes_on(job: Job, postgres: Pos
 
 
 def test_parallelism_changes_the_running_job(job: Job) -> None:
-    # A bundle is a minute's work, so at this rate there are two even for one pod.
-    job = slowly(job, rate="4Mi", parallelism=1)
+    # A bundle is a minute's work, so at this rate there is more than one even for one pod.
+    job = slowly(job, rate="512Ki", parallelism=1)
     job.wait_for_pod("work")
     assert job.jobs("work")[0]["spec"]["parallelism"] == 1
     job.patch(parallelism=2)
