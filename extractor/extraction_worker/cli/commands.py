@@ -8,7 +8,7 @@ import click
 from extraction_record.commands import history, record
 from extraction_worker.cli.arguments import JobArguments, files_argument, job_arguments, output_option
 from extraction_worker.cli.cluster import COMMANDS as IN_CLUSTER
-from extraction_worker.cli.loading import uncollected
+from extraction_worker.loading import uncollected
 from extraction_worker.cli.pod import pod
 
 

@@ -1,5 +1,7 @@
 """Last words, exit codes, signals: what is true of every command."""
 
+import gc
+import importlib
 import io
 import json
 import os
@@ -42,6 +44,23 @@ def test_the_commands_are_those_of_the_command_line():
 
 def test_a_result_is_told(pods, monkeypatch):
     assert ending(pods, monkeypatch, lambda _: CleanMessage()) == (0, CleanMessage())
+
+
+def test_a_command_is_imported_without_the_collector_and_runs_with_it(pods, monkeypatch):
+    collecting = []
+    load = importlib.import_module
+
+    def seen(name):
+        collecting.append(gc.isenabled())
+        return load(name)
+
+    def run(_):
+        collecting.append(gc.isenabled())
+        return CleanMessage()
+
+    monkeypatch.setattr(importlib, "import_module", seen)
+    ending(pods, monkeypatch, run)
+    assert collecting == [False, True]
 
 
 def test_an_error_of_ours_is_told_with_its_code(pods, monkeypatch):

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from extraction_worker.errors import ExtractionError, Interrupted
+from extraction_worker.loading import uncollected
 from extraction_worker.stages.pod.invocation import Invocation
 
 COMMANDS = ("hold", "plan", "publish", "work", "clean", "check")
@@ -61,7 +62,8 @@ def run_command(name: str, invocation: Invocation) -> int:
 
 def _run(name: str, invocation: Invocation) -> _Ending:
     try:
-        command = importlib.import_module(f"{__package__}.{name}")
+        with uncollected():
+            command = importlib.import_module(f"{__package__}.{name}")
         message = command.run(invocation)
         return _Ending(0, message.encode() if message is not None else "")
     except BaseException as error:  # noqa: BLE001 - the last resort of a process

@@ -4,7 +4,7 @@ import gc
 import subprocess
 import sys
 
-from extraction_worker.cli.loading import load_beside, uncollected
+from extraction_worker.loading import load_beside, uncollected
 
 
 def test_arrow_is_not_loaded_before_the_source_is_asked():
