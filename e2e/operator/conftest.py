@@ -79,9 +79,7 @@ def promise_many(connection: psycopg.Connection[tuple[Any, ...]], table: str) ->
     """Have the statistics of a table promise :data:`CLAIMED` times its rows, and let the reader read it."""
     connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
     connection.execute(f"VACUUM ANALYZE {table}")
-    connection.execute(
-        "UPDATE pg_class SET reltuples = reltuples * %s WHERE oid = %s::regclass", [CLAIMED, table]
-    )
+    connection.execute("UPDATE pg_class SET reltuples = reltuples * %s WHERE oid = %s::regclass", [CLAIMED, table])
     connection.execute(f"GRANT SELECT ON {table} TO reader")
 
 

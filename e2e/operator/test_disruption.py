@@ -1,6 +1,7 @@
 """Pods, nodes and operators that die."""
 
 import json
+import re
 import time
 
 from e2e.operator.conftest import ROWS, Operator
@@ -9,6 +10,10 @@ from e2e.support.cluster import Cluster, Object
 from e2e.support.jobs import Job, sessions
 from e2e.support.servers import Postgres, Store
 from e2e.support.stand_in import StandIn
+from support.databases import wait_until
+
+NOTICED = 15.0
+"""Seconds within which the loss of a snapshot is noticed by operator and workers, on a busy machine."""
 
 
 def evict(namespace: Cluster, pod: Object) -> None:
@@ -27,11 +32,21 @@ def test_an_evicted_worker_doesnt_count(job: Job) -> None:
     assert job.status["attempt"] == 1
 
 
-def test_an_evicted_lead_begins_anew_where_that_is_declared(job: Job, store: Store, bucket: str) -> None:
+def test_an_evicted_lead_is_missed_within_seconds_and_begins_anew_where_that_is_declared(
+    job: Job, postgres: Postgres, store: Store, bucket: str
+) -> None:
     job = slowly(job, snapshot={"onLoss": "Restart"})
     job.wait_for_pod("work")
+    namespace = job.namespace.namespace
+    wait_until(lambda: "-work-1-" in str(sessions(postgres, namespace)), 30)
     full_speed(job)
-    evict(job.namespace, job.wait_for_pod("lead"))
+    lead = job.wait_for_pod("lead")
+    evict(job.namespace, lead)
+    evicted = time.monotonic()
+    job.wait_for_reason("SnapshotLost", seconds=NOTICED)
+    # Nobody reads on under a snapshot that nobody holds.
+    wait_until(lambda: not re.search("-(lead|work)-1-", str(sessions(postgres, namespace))), NOTICED)
+    assert time.monotonic() - evicted < NOTICED
     assert job.succeed(seconds=180)["rows"] == ROWS
     assert job.status["attempt"] == 2
     assert staging(store, bucket) == []
