@@ -22,6 +22,8 @@ SETTLE_SECONDS = 300.0
 """Until every job must have ended when nothing goes wrong any more: a silent node, and three attempts with their
 back-offs."""
 LEFT_SECONDS = 60.0
+PATIENCE = 180.0
+"""For what takes some seconds on a machine that has nothing else to do."""
 ON_LOSS = ("Restart", "Fail", "Restart", "Degrade")
 LARGE, SMALL = "public.large", "public.small"
 """The first is read by several pods, the other by its lead alone."""
@@ -141,7 +143,7 @@ class Chaos:
         fill()
         for job in self.jobs.values():
             # Before, there is nobody to hit.
-            job.wait_for_phase("Running", *FINAL)
+            job.wait_for_phase("Running", *FINAL, seconds=PATIENCE)
         self._pass(storm, is_over, seconds + SETTLE_SECONDS)
 
     def _pass(self, storm: Storm, is_over: Callable[[float], bool], seconds: float) -> None:

@@ -5,7 +5,7 @@
 
 import pytest
 
-from e2e.chaos.driver import LARGE, SEED, Chaos, Essence
+from e2e.chaos.driver import LARGE, PATIENCE, SEED, Chaos, Essence
 from e2e.chaos.world import World
 from e2e.support.cluster import Object
 from e2e.support.jobs import FINAL, KIND, Job
@@ -40,15 +40,15 @@ def test_each_kind_of_fault_and_what_is_declared_for_a_lost_snapshot(
     chaos = Chaos(world, undisturbed, "once", SEED)
     fails, degrades, restarts = [chaos.begin(LARGE, on_loss) for on_loss in ("Fail", "Degrade", "Restart")]
     for job in (fails, degrades, restarts):
-        job.wait_for_phase("Running")
-        wait_until(lambda job=job: is_read_by_workers(world, job), 60)
+        job.wait_for_phase("Running", seconds=PATIENCE)
+        wait_until(lambda job=job: is_read_by_workers(world, job), PATIENCE)
     world.limit(FAST)
     chaos.strike(PASSING, 3, longest=2)
     world.wait_for_source()
     chaos.strike(ENDING, 1, longest=1)
     for job in (degrades, restarts):
-        world.jobs.wait_for(KIND, job.name, is_at_work_again)
-    wait_until(lambda: world.leader() is not None, 60)
+        world.jobs.wait_for(KIND, job.name, is_at_work_again, PATIENCE)
+    wait_until(lambda: world.leader() is not None, PATIENCE)
     chaos.strike([LEADER], 0, longest=0)
     chaos.settle()
     chaos.judge()

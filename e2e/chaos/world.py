@@ -54,7 +54,8 @@ class World:
 
     def wait_for_source(self) -> None:
         """Wait until the source was checked as declared now: a check that finds it away is repeated much later."""
-        self.jobs.wait_for(SOURCE, self.declared["metadata"]["name"], is_source_ready)
+        # A check may take longer than it may on a busy machine, and is repeated, too.
+        self.jobs.wait_for(SOURCE, self.declared["metadata"]["name"], is_source_ready, 240)
 
     def pods(self, *, role: str) -> list[Object]:
         """Return the running pods of a role, of all jobs, by name; none while the API server is away."""
