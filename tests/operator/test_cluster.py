@@ -101,6 +101,24 @@ CREATE = CreateJob("orders-lead-1", Role.LEAD, {k: v for k, v in child().items()
 # The client ------------------------------------------------------------------------------------------------------
 
 
+def test_answers_are_asked_for_uncompressed():
+    async def scenario(world: World) -> None:
+        encodings = []
+
+        async def note(request, handler):
+            encodings.append(request.headers["Accept-Encoding"])
+            return await handler(request)
+
+        world.kube.fault = note
+        await world.kube.put(EXTRACTION_JOB, extraction_job())
+        await world.api.get(EXTRACTION_JOB, "default", "orders")
+        async for _ in world.api.pages(EXTRACTION_JOB, None):
+            pass
+        assert encodings == ["identity"] * 2
+
+    run(scenario)
+
+
 def test_every_call_says_who_we_are_and_is_counted():
     async def scenario(world: World) -> None:
         await world.kube.put(EXTRACTION_JOB, extraction_job())

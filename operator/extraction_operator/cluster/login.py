@@ -47,9 +47,10 @@ class Login:
         connector = aiohttp.TCPConnector(
             ssl=self.tls, limit=limit, socket_factory=socket_factory, resolver=aiohttp.ThreadedResolver()
         )
+        # Plain: an API server takes longer to compress a page than a cluster's network takes to carry it.
+        headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         return aiohttp.ClientSession(
-            connector=connector, headers={"User-Agent": USER_AGENT}, middlewares=(self._sign,),
-            read_bufsize=_READ_BUFFER,
+            connector=connector, headers=headers, middlewares=(self._sign,), read_bufsize=_READ_BUFFER,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         )  # fmt: skip
 
