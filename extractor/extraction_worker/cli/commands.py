@@ -8,8 +8,8 @@ import click
 from extraction_record.commands import history, record
 from extraction_worker.cli.arguments import JobArguments, files_argument, job_arguments, output_option
 from extraction_worker.cli.cluster import COMMANDS as IN_CLUSTER
-from extraction_worker.loading import uncollected
 from extraction_worker.cli.pod import pod
+from extraction_worker.loading import uncollected
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

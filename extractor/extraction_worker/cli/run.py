@@ -15,8 +15,8 @@ from extraction_contract.problems import ManifestError
 from extraction_contract.resolve import ResolvedJob, resolve
 from extraction_contract.scalars import Quantity
 from extraction_worker.cli.arguments import JobArguments
-from extraction_worker.loading import load_beside
 from extraction_worker.errors import ExtractionError, Interrupted, InvalidManifest, scrub
+from extraction_worker.loading import load_beside
 from extraction_worker.model import Manifest
 from extraction_worker.report.progress import Progress
 from extraction_worker.report.show import follow, print_manifest, print_plan
