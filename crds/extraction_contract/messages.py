@@ -191,6 +191,10 @@ class FailureMessage(Message):
     """What happened, to which object, and what to do. No secret, no value of a row."""
     bundle: Count | None = None
     chunk: Count | None = None
+    retries: Count = 0
+    """How often a chunk was read again before."""
+    connections: ConnectionCounts | None = None
+    """What was done with connections to the source before; None where none was needed, or nobody counted."""
 
     def encode(self) -> str:
         """Return the message; its text is cut where the whole would be too long."""

@@ -7,7 +7,10 @@ credentials are never formatted and driver messages pass through :func:`scrub`.
 """
 
 import re
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from extraction_contract.status import ConnectionCounts
 
 
 class ExtractionError(Exception):
@@ -25,6 +28,10 @@ class ExtractionError(Exception):
     exit_code: ClassVar[int] = 1
     chunk: int | None = None
     """The chunk that it happened to, where somebody knows it."""
+    retries: int = 0
+    """How often a chunk was read again before."""
+    connections: "ConnectionCounts | None" = None
+    """What the pool did before, where there was one."""
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)

@@ -17,6 +17,7 @@ from extraction_contract.messages import (
     PublishMessage,
     decode,
 )
+from extraction_contract.status import ConnectionCounts
 
 DIGEST = "0123456789abcdef0123456789abcdef"
 PLAN = PlanMessage(
@@ -37,7 +38,10 @@ MESSAGES = [
     ),
     CleanMessage(),
     CheckMessage(server_version="18.6", latency_milliseconds=0.4, role_connection_limit=-1),
-    FailureMessage(reason="NotFound", exit_code=12, message='public."odd\\"name" isn\'t there.\n', chunk=0),
+    FailureMessage(
+        reason="NotFound", exit_code=12, message='public."odd\\"name" isn\'t there.\n', chunk=0, retries=2,
+        connections=ConnectionCounts(opened=2, checkouts=10**12),
+    ),
 ]  # fmt: skip
 
 

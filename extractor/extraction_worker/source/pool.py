@@ -200,14 +200,19 @@ class SourcePool:
                 self.statistics.active -= 1
             self._pool.putconn(connection)
 
-    def did_since(self) -> ConnectionCounts:
-        """Return what it did since this was asked last."""
+    def did(self) -> ConnectionCounts:
+        """Return what it did so far."""
         with self._changed:
             counts = self.statistics
-            now = ConnectionCounts(
+            return ConnectionCounts(
                 opened=counts.created, checkouts=counts.checkouts, reuses=counts.reused, waits=counts.waits,
                 evicted=counts.evicted, leaks=counts.leaks,
             )  # fmt: skip
+
+    def did_since(self) -> ConnectionCounts:
+        """Return what it did since this was asked last."""
+        with self._changed:
+            now = self.did()
             told, self._told = self._told, now
         return now - told
 

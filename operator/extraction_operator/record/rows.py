@@ -222,7 +222,9 @@ def _bundle(pod: Pod, work: Container, done: BundleMessage | None) -> dict[str, 
             "sessions_leaked": done.sessions_leaked,
         }  # fmt: skip
     elif failure := FailureMessage.of(work.message):
-        found |= {"reason": failure.reason, "message": _shorten(failure.message)}
+        found |= {"reason": failure.reason, "message": _shorten(failure.message), "retries": failure.retries}
+        if (did := failure.connections) is not None:
+            found |= {column: getattr(did, field) for field, column in _SESSIONS.items()}
     elif work.exit_code != 0:
         found |= {"reason": pod.disrupted or work.ended_reason or None}
     return found

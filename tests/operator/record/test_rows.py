@@ -8,6 +8,7 @@ import pytest
 
 from extraction_contract.messages import BundleMessage, FailureMessage, PublishMessage
 from extraction_contract.models import DataSource
+from extraction_contract.status import ConnectionCounts
 from extraction_operator.cluster.parse import parse_pod
 from extraction_operator.plan.values import Pod
 from extraction_operator.record.rows import AnyRow, Marked, job_rows, pod_rows, source_rows
@@ -204,6 +205,10 @@ def test_a_worker_that_ended_is_a_bundle():
     assert (row["outcome"], row["exit_code"], row["reason"], row["message"]) == (
         "Failed", 21, "OutOfMemory", "Pod x needs more.",
     )  # fmt: skip
+    assert (row["retries"], "sessions" in row) == (0, False)
+    did = ConnectionCounts(opened=2, checkouts=9, reuses=7, waits=1, evicted=1, leaks=3)
+    (row,) = of_pod(worker(21, FAILED.model_copy(update={"retries": 4, "connections": did}).encode()))
+    assert (row["reason"], row["retries"], *(row[name] for name in SESSIONS)) == ("OutOfMemory", 4, 2, 9, 7, 1, 1, 3)
     (row,) = of_pod(worker(137, reason="OOMKilled"))
     assert (row["exit_code"], row["reason"]) == (137, "OOMKilled")
     (row,) = of_pod(worker(143, disrupted="EvictionByEvictionAPI"))

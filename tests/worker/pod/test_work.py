@@ -6,9 +6,10 @@ import time
 import pytest
 
 from extraction_contract.messages import FailureMessage
-from extraction_worker.errors import InvalidManifest, SchemaDrift, VerificationFailed
+from extraction_worker.errors import Interrupted, InvalidManifest, SchemaDrift, VerificationFailed
 from extraction_worker.model import ChunkResult
 from extraction_worker.stages.pod import starts
+from extraction_worker.stages.pod.failures import failure_of
 from extraction_worker.stages.settings import shrunk
 from extraction_worker.stages.work import ChunkWorker
 from extraction_worker.stream.admission import memory_plan
@@ -187,3 +188,21 @@ def test_an_error_names_bundle_and_chunk(pods, table):
     told = pods.last_words("work", "w")
     assert (told.reason, told.bundle, told.transient) == ("SnapshotLost", 1, False)
     assert told.chunk is not None
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_an_error_tells_what_was_done_with_connections_until_then(pods, monkeypatch, *, stopped: bool):
+    def fail(self, chunk):
+        with self.pool.session():
+            pass
+        if stopped:
+            invocation.stop.request("SIGTERM")
+        raise SchemaDrift("made to fail")
+
+    monkeypatch.setattr(ChunkWorker, "extract", fail)
+    invocation = pods.invocation("work", "failed", **pods.worker(0))
+    with pytest.raises(Interrupted if stopped else SchemaDrift) as caught:
+        run("work", invocation)
+    did = failure_of(caught.value).connections
+    assert did is not None
+    assert did.checkouts >= did.opened >= 1

@@ -15,6 +15,7 @@ from extraction_worker.model import Chunk, ChunkResult, Plan
 from extraction_worker.report.progress import Progress
 from extraction_worker.sink.abc import Sink
 from extraction_worker.stages.extraction import Extraction
+from extraction_worker.stages.pod.invocation import Invocation
 from extraction_worker.stages.pod.job import JobPod
 from extraction_worker.stages.pod.lead import Holder
 from extraction_worker.stages.pod.log import logged
@@ -22,7 +23,7 @@ from extraction_worker.stages.results import finished_results, put_result
 from extraction_worker.stream.admission import MemoryPlan
 
 if TYPE_CHECKING:
-    from extraction_worker.source.pool import PoolStatistics
+    from extraction_worker.source.pool import PoolStatistics, SourcePool
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,23 @@ def work_chunks(
             with invocation.stop.calling(extraction.stop), watched, live:
                 extraction.run(chunks, finished, on_result)
         except ExtractionError as error:
-            invocation.stop.check()
-            raise holder.explain(error) if holder is not None else error from None
+            raise _told(error, invocation, holder, pool, progress) from None
         finally:
             pool.dispose()
         return Worked(finished, reused, progress.now().retries, pool.statistics)
+
+
+def _told(
+    error: ExtractionError, invocation: Invocation, holder: Holder | None, pool: "SourcePool", progress: Progress
+) -> ExtractionError:
+    """Return what an error is told as: what ended it comes first; with what was done until then."""
+    try:
+        invocation.stop.check()
+        told = holder.explain(error) if holder is not None else error
+    except ExtractionError as stopped:
+        told = stopped
+    told.retries, told.connections = progress.now().retries, pool.did()
+    return told
 
 
 def bundle_message(bundle: int, worked: Worked, seconds: float) -> BundleMessage:

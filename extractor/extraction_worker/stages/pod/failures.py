@@ -29,6 +29,8 @@ def failure_of(error: BaseException, *, bundle: int | None = None) -> FailureMes
         message=scrub(str(error))[:_MAX_CHARACTERS],
         bundle=bundle,
         chunk=error.chunk,
+        retries=error.retries,
+        connections=error.connections,
     )
 
 
