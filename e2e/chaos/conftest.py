@@ -26,7 +26,7 @@ ROWS = {LARGE: 34_000, SMALL: 5_000}
 @pytest.fixture(scope="package")
 def chaos_source(host_address: str) -> Iterator[Postgres]:
     """The source of these tests, with its tables."""
-    with postgres_with_tls(host_address, HOST_NAME) as found:
+    with postgres_with_tls(host_address, HOST_NAME, "canary-of-the-source-password") as found:
         with found.connect() as connection:
             for table, rows in ROWS.items():
                 connection.execute(f"CREATE TABLE {table} (id int8 PRIMARY KEY, word text, filler text)")
@@ -62,7 +62,8 @@ def world(
 ) -> Iterator[World]:  # fmt: skip
     """The operator, installed with Redis and a record, a namespace for jobs, and servers; there is no source yet."""
     with (
-        postgres_with_tls(host_address, HOST_NAME) as record, s3_store(host_address) as behind,
+        postgres_with_tls(host_address, HOST_NAME, "canary-of-the-record-password") as record,
+        s3_store(host_address) as behind,
         gate_to(host_address, behind.port) as gate,
         RedisServer("--bind", "127.0.0.1", host_address, "--requirepass", REDIS_PASSWORD) as redis,
         cluster.fresh_namespace() as operator, cluster.fresh_namespace() as jobs,
@@ -73,8 +74,8 @@ def world(
             connection.execute(f"ALTER ROLE {record.reader} SET synchronous_commit = on")
         url = {"url": redis_url(redis, HOST_NAME)}
         access = {"username": record.reader, "password": record.reader_password, "ca.crt": record.ca}
-        operator.apply(_secret("record", access), _secret("redis", url))
-        jobs.apply(_secret("redis", url))
+        operator.apply(secret("record", access), secret("redis", url))
+        jobs.apply(secret("redis", url))
         folder = tmp_path_factory.mktemp("record")
         for name, value in access.items():
             (folder / name).write_text(value)
@@ -87,7 +88,7 @@ def world(
             },
         }  # fmt: skip
         helm.install("chaos", CHART, chosen, "--take-ownership")
-        store = Store(host_address, gate.port)
+        store = Store(host_address, gate.port, secret_key="canary-of-the-secret-access-key/+=")
         stand_in = StandIn(cluster) if cluster.is_stand_in else None
         extraction = Extraction(jobs.namespace, chaos_source, LARGE, HOST_NAME, store)
         extraction.apply_secrets(jobs)
@@ -102,6 +103,7 @@ def world(
             helm.uninstall("chaos")
 
 
-def _secret(name: str, values: dict[str, str]) -> Object:
+def secret(name: str, values: dict[str, str]) -> Object:
+    """Return a Secret."""
     data = {key: base64.b64encode(value.encode()).decode() for key, value in values.items()}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}

@@ -19,7 +19,7 @@ from e2e.support.stand_in import StandIn
 from extraction_contract.live import LiveProgress, live_key
 from support.redis_server import RedisServer
 
-REDIS_PASSWORD = "of-chaos"
+REDIS_PASSWORD = "canary-of-the-redis-password"
 
 
 def redis_url(redis: RedisServer, host: str) -> str:

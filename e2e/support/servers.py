@@ -26,9 +26,9 @@ class Postgres:
 
     server: PostgresServer
     ca: str
+    reader_password: str
     reader: str = "reader"
     """A role without any right but to connect; grant it what it shall read."""
-    reader_password: str = "reader-password"
 
     def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         """Connect as superuser, over loopback, in autocommit mode."""
@@ -36,8 +36,8 @@ class Postgres:
 
 
 @contextlib.contextmanager
-def postgres_with_tls(address: str, name: str) -> Iterator[Postgres]:
-    """Start a PostgreSQL whose certificate is for a name and an address; remove it at the end."""
+def postgres_with_tls(address: str, name: str, password: str = "reader-password") -> Iterator[Postgres]:
+    """Start a PostgreSQL whose certificate is for a name and an address, with a reader; remove it at the end."""
     folder = Path(tempfile.mkdtemp(prefix="e2e-postgres-"))
     folder.chmod(0o755)
     certificates = folder / "certificates"
@@ -54,7 +54,7 @@ def postgres_with_tls(address: str, name: str) -> Iterator[Postgres]:
         with (server.data / "pg_hba.conf").open("a") as rules:
             rules.write("hostssl all all samenet scram-sha-256\nhostssl all all 10.0.0.0/8 scram-sha-256\n")
         server.start()
-        found = Postgres(server, (certificates / "ca.crt").read_text())
+        found = Postgres(server, (certificates / "ca.crt").read_text(), password)
         with found.connect() as connection:
             role = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
             connection.execute(role.format(sql.Identifier(found.reader), sql.Literal(found.reader_password)))

@@ -81,7 +81,9 @@ class Dispatch:
         return None if first is None else self._clock() - first
 
     def wake_group(self, group: str) -> None:
-        """Have those decided about whose share of a budget changes, and the next in line."""
+        """Have those decided about whose share of a budget changes, the next in line, and checks that wait."""
+        for key in self._budget.waiting_checks():
+            self._add(Ref(Parent.SOURCE, key), 0.0)
         for key in self._budget.affected(group, _NEXT_IN_LINE):
             self._add(Ref(Parent.JOB, key), 0.0)
 

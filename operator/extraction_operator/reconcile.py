@@ -20,7 +20,7 @@ from extraction_operator.plan.budget import Budget
 from extraction_operator.plan.claims import claim_of
 from extraction_operator.plan.job import decide_job
 from extraction_operator.plan.settings import Settings
-from extraction_operator.plan.source import decide_source
+from extraction_operator.plan.source import check_claim, decide_source
 from extraction_operator.plan.values import (
     Action,
     AddFinalizer,
@@ -181,21 +181,43 @@ class Reconciler:
     def _observe_source(self, key: Key) -> ObservedSource | None:
         source = self._store.source(key)
         if source is None:
+            self._release_check(key)
             return None
         uid = source.metadata.uid or ""
         # Counted from the store: the ledger of an operator that has just started isn't complete, and the source's
         # finalizer depends on it.
         briefs = [self._store.brief(job) for job in self._store.open_jobs(key)]
         active = sum(1 for brief in briefs if brief and (brief.is_begun or self._store.children(brief.uid)))
-        return ObservedSource(
+        seen = ObservedSource(
             source=source,
             now=self._now(),
             jobs=self._store.children(uid),
             pods=self._store.pods(uid),
             active_jobs=active,
+        )
+        grant = self._ask_check(key, seen)
+        return replace(
+            seen,
+            grant=grant,
             waiting_jobs=self._budget.waiting(key),
             reserved_connections=self._budget.reserved(source.budget_group),
         )
+
+    def _ask_check(self, key: Key, seen: ObservedSource) -> Grant:
+        """Ask for the connection of a check, or give it back."""
+        claim = check_claim(seen, self._settings)
+        if claim is None:
+            self._release_check(key)
+            return Grant(admitted=True)
+        before = self._budget.state(claim.group)
+        grant = self._budget.ask_check(claim, seen.now)
+        if self._budget.state(claim.group) != before:
+            self._dispatch.wake_group(claim.group)
+        return grant
+
+    def _release_check(self, key: Key) -> None:
+        if group := self._budget.release_check(key):
+            self._dispatch.wake_group(group)
 
     # Carrying out ------------------------------------------------------------------------------------------------
 

@@ -359,6 +359,34 @@ def test_the_next_job_begins_when_the_one_before_it_is_gone():
     run(scenario)
 
 
+def test_a_check_waits_while_jobs_have_all_connections_and_begins_when_one_is_gone():
+    async def scenario(kube: Kube) -> None:
+        source = data_source(ready=True, finalizers=CLEANUP)
+        source["spec"] |= {"limits": {"maxConnections": 2, "activeJobs": 1}, "pool": {"size": 1, "minIdle": 1}}
+        await kube.put(DATA_SOURCE, source)
+        async with operator(kube) as it:
+            await kube.put(EXTRACTION_JOB, extraction_job("first"))
+            await until(lambda: jobs(kube, "lead"))
+            asked = {"metadata": {"name": "shop", "annotations": {"extraction-operator.io/check": "now"}}}
+            await kube.put(DATA_SOURCE, kube.get(DATA_SOURCE, "default", "shop") | asked)
+            await until(lambda: "WaitingForBudget" in str(kube.get(DATA_SOURCE, "default", "shop").get("status")))
+            assert not jobs(kube, "check")
+            # It comes before the next job.
+            await kube.put(EXTRACTION_JOB, extraction_job("second"))
+            await until(lambda: "WaitingForBudget" in str(kube.get(EXTRACTION_JOB, "default", "second").get("status")))
+            await kube.remove(JOB, "default", jobs(kube, "lead")[0]["metadata"]["name"])
+            await kube.put(EXTRACTION_JOB, {"metadata": {"name": "first", "finalizers": []}})
+            await kube.remove(EXTRACTION_JOB, "default", "first")
+            await until(lambda: jobs(kube, "check"))
+            assert not jobs(kube, "lead")
+            found = CheckMessage(server_version="18.6", latency_milliseconds=1)
+            await succeed(kube, jobs(kube, "check")[0], found.encode())
+            await until(lambda: jobs(kube, "lead"))
+            assert it._budget.waiting_checks() == ()
+
+    run(scenario)
+
+
 def test_a_changed_parallelism_reaches_the_worker_job():
     async def scenario(kube: Kube) -> None:
         await kube.put(DATA_SOURCE, data_source(ready=True, finalizers=CLEANUP))

@@ -4,6 +4,10 @@ A job at work has one connection that holds its snapshot, and those of its worke
 a job of one pod, those of its lead. It begins only when that least fits beside what the others were promised or still
 use, within its group's limit and within the cap over all groups. What is left is shared evenly. Those of higher
 priority begin first, then those that came first. A ledger in memory: after a start it is rebuilt from what runs.
+
+The check of a source takes a connection for some seconds. It begins when one is free, and before jobs that would
+begin or grow; no pod of a job is ended for it. Where none gets free for a while it begins all the same, and waits for
+its slot at the server, where connections are free for moments while pods come and go.
 """
 
 from collections import Counter
@@ -11,13 +15,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from extraction_operator.plan.claims import LEAST_FOR_A_JOB, Claim
+from extraction_operator.plan.claims import LEAST_FOR_A_JOB, CheckClaim, Claim
 from extraction_operator.plan.values import Grant, Key
 
 DEFAULT_CAP = 100
 """Connections over all servers."""
 CALM = timedelta(seconds=30)
 """A worker Job isn't resized twice within this time: each change of pods costs their start."""
+CHECK_PATIENCE = timedelta(seconds=30)
+"""For so long a check waits for a connection that nobody was promised."""
 
 
 @dataclass
@@ -35,6 +41,13 @@ class _Entry:
     @property
     def order(self) -> tuple[int, datetime, Key]:
         return -self.claim.priority, self.claim.created, self.claim.job
+
+
+@dataclass
+class _Check:
+    claim: CheckClaim
+    since: datetime
+    runs: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,6 +71,8 @@ class Budget:
     def __init__(self, cap: int = DEFAULT_CAP) -> None:
         self.cap = cap
         self._entries: dict[Key, _Entry] = {}
+        self._checks: dict[Key, _Check] = {}
+        """By source."""
         self._fair: dict[Key, int] | None = None
         """How many worker pods each job should have; None when that has to be found anew."""
 
@@ -96,6 +111,35 @@ class Budget:
         self._fair = None
         return entry.claim.group
 
+    def ask_check(self, claim: CheckClaim, now: datetime) -> Grant:
+        """Return whether the check of a source may begin; one that has begun may go on."""
+        check = self._checks.setdefault(claim.source, _Check(claim, now))
+        check.claim = claim
+        if not check.runs:
+            patient_until = check.since + CHECK_PATIENCE
+            reason = "" if claim.runs or now >= patient_until else self._full(claim)
+            if reason:
+                return Grant(admitted=False, reason=reason, again_at=patient_until)
+            check.runs = True
+        return Grant(admitted=True)
+
+    def release_check(self, source: Key) -> str | None:
+        """Forget the check of a source; return its group if there was one."""
+        check = self._checks.pop(source, None)
+        return check.claim.group if check is not None else None
+
+    def waiting_checks(self) -> tuple[Key, ...]:
+        """Return the sources whose checks wait."""
+        return tuple(source for source, check in self._checks.items() if not check.runs)
+
+    def _full(self, claim: CheckClaim) -> str:
+        """Return why there is no connection for a check; empty where there is."""
+        if (used := self.reserved(claim.group)) >= claim.limit:
+            return f"{used} connections to {claim.group} are in use, of {claim.limit}: the check waits for one."
+        if (spent := self.spent) >= self.cap:
+            return f"{spent} connections to all sources are in use, of {self.cap}: the check waits for one."
+        return ""
+
     def used(self) -> Used:
         """Return what is given of all sources together."""
         groups = {entry.claim.group: entry.claim.limit for entry in self._entries.values()}
@@ -116,17 +160,21 @@ class Budget:
 
     def reserved(self, group: str) -> int:
         """Return how many connections are promised or in use in a group."""
-        return sum(entry.reserved for entry in self._of_group(group))
+        return sum(entry.reserved for entry in self._of_group(group)) + self._checked(group, runs=True)
 
     @property
     def spent(self) -> int:
         """How many connections are promised or in use over all groups."""
-        return sum(entry.reserved for entry in self._entries.values())
+        return sum(entry.reserved for entry in self._entries.values()) + self._checked(None, runs=True)
+
+    def _checked(self, group: str | None, *, runs: bool) -> int:
+        """Return how many checks of a group, or of all, run or wait: a connection each."""
+        return sum(check.runs is runs and group in {None, check.claim.group} for check in self._checks.values())
 
     def state(self, group: str) -> object:
         """Return what concerns all members of a group: when it changes, they should ask again."""
         waiting = [entry.order for entry in self._of_group(group) if not entry.active]
-        return self.reserved(group), len(waiting), min(waiting, default=None)
+        return self.reserved(group), self._checked(group, runs=False), len(waiting), min(waiting, default=None)
 
     def members(self, group: str) -> tuple[Key, ...]:
         """Return the jobs of a group, those at work first, then in their order."""
@@ -165,7 +213,10 @@ class Budget:
             )
         if (active := self.active(claim.source)) >= claim.active_jobs:
             return f"{active} jobs of the source are at work: limits.activeJobs is {claim.active_jobs}."
-        reserved, spent = self._reserved_by_group(), self.spent
+        # Checks that wait come first.
+        reserved, spent = self._reserved_by_group(), self.spent + self._checked(None, runs=False)
+        for check in self._checks.values():
+            reserved[check.claim.group] += not check.runs
         ahead = [found for found in self._in_line() if not found.active and found.order < entry.order]
         if before := sum(found.claim.group == claim.group for found in ahead):
             return f"{before} jobs that wait for {claim.group} come first."
@@ -244,8 +295,14 @@ class Budget:
 
     def _room(self, entry: _Entry, fair: dict[Key, int], reserved: int, spent: int) -> int:
         claim = entry.claim
-        free = min(claim.limit - reserved, self.cap - spent) + entry.reserved
-        return max(1, min(fair.get(claim.job, 1), (free - 1) // claim.pool))
+        free, free_of_all = claim.limit - reserved + entry.reserved, self.cap - spent + entry.reserved
+        # It grows into nothing that a check waits for, and shrinks for none that runs.
+        waits, all_wait = self._checked(claim.group, runs=False), self._checked(None, runs=False)
+        grows = min(free - waits, free_of_all - all_wait)
+        runs, all_run = self._checked(claim.group, runs=True), self._checked(None, runs=True)
+        keeps = min(free + runs, free_of_all + all_run)
+        room = max((grows - 1) // claim.pool, min(entry.share, (keeps - 1) // claim.pool))
+        return max(1, min(fair.get(claim.job, 1), room))
 
     def _grant(self, entry: _Entry, later: datetime | None) -> Grant:
         moments = [moment for moment in (later, entry.claim.changes_at) if moment is not None]
@@ -257,6 +314,8 @@ class Budget:
         found = Counter[str]()
         for entry in self._entries.values():
             found[entry.claim.group] += entry.reserved
+        for check in self._checks.values():
+            found[check.claim.group] += check.runs
         return found
 
     def _of_group(self, group: str) -> list[_Entry]:

@@ -44,6 +44,17 @@ class Claim:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class CheckClaim:
+    """What the check of a source wants: one connection, for some seconds."""
+
+    source: Key
+    group: str
+    limit: int
+    runs: bool = False
+    """Whether its pod may have that already."""
+
+
 def claim_of(job: ExtractionJob, source: DataSource, jobs: tuple[ChildJob, ...], now: datetime, cap: int) -> Claim:
     """Return the claim of a job whose children are ``jobs``.
 
@@ -78,6 +89,15 @@ def claim_of(job: ExtractionJob, source: DataSource, jobs: tuple[ChildJob, ...],
     )
 
 
+def claim_of_check(source: DataSource, now: datetime, *, runs: bool) -> CheckClaim:
+    """Return the claim of a source's check."""
+    limit, window = _enforced(source), open_window(source.spec.limits.windows, now)
+    if window is not None and window.max_connections is not None:
+        limit = min(limit, window.max_connections)
+    key = Key(source.metadata.namespace or "", source.metadata.name)
+    return CheckClaim(key, source.budget_group, limit, runs)
+
+
 def _enforced(source: DataSource) -> int:
     """Return how many sessions the source lets our jobs have: the role may have fewer than is declared."""
     declared, server = source.spec.limits.max_connections, source.status.server
@@ -88,12 +108,12 @@ def _enforced(source: DataSource) -> int:
 
 def _used(jobs: tuple[ChildJob, ...], pool: int) -> int:
     """Return the connections that a job may have now: of its lead, or that and its worker pods."""
-    lead = sum(_pods(child) for child in jobs if child.role is Role.LEAD)
-    work = sum(_pods(child) for child in jobs if child.role is Role.WORK)
+    lead = sum(pods_of(child) for child in jobs if child.role is Role.LEAD)
+    work = sum(pods_of(child) for child in jobs if child.role is Role.WORK)
     return 1 + max(work, 1) * pool if lead or work else 0
 
 
-def _pods(child: ChildJob) -> int:
+def pods_of(child: ChildJob) -> int:
     """Return how many pods a Job may have. One that waits in a queue may have them at any moment."""
     suspended = child.suspended and child.suspended_since is not None and not child.queue
     stopped = child.ending is not None or child.deleting or suspended

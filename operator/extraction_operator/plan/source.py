@@ -7,7 +7,7 @@ from typing import Any
 from extraction_contract.messages import CheckMessage
 from extraction_contract.source import ServerStatus
 from extraction_operator.plan import children, conditions, names
-from extraction_operator.plan.claims import LEAST_FOR_A_JOB
+from extraction_operator.plan.claims import LEAST_FOR_A_JOB, CheckClaim, claim_of_check, pods_of
 from extraction_operator.plan.conditions import State, in_progress
 from extraction_operator.plan.failures import Failure, Kind, of_job, of_pod
 from extraction_operator.plan.settings import Settings
@@ -41,6 +41,14 @@ def decide_source(seen: ObservedSource, settings: Settings) -> SourceDecision:
     return deciding.decision()
 
 
+def check_claim(seen: ObservedSource, settings: Settings) -> CheckClaim | None:
+    """Return what the source's check wants of the budget, or has; None where none is due and none runs."""
+    runs = any(pods_of(job) for job in seen.jobs)
+    if not runs and not _Deciding(seen, settings).is_due():
+        return None
+    return claim_of_check(seen.source, seen.now, runs=runs)
+
+
 @dataclass
 class _Deciding:
     seen: ObservedSource
@@ -61,13 +69,16 @@ class _Deciding:
                 self.actions.append(RemoveFinalizer())
             return
         self.sweep()
-        check = next((job for job in self.seen.jobs if job.attempt == status.checks + 1), None)
         due = self.due()
-        if check is not None:
+        if (check := self.current) is not None:
             self.look(check)
         elif due <= now:
             if not protected:
                 self.actions.append(AddFinalizer())
+                return
+            if not (grant := self.seen.grant).admitted:
+                self.waits("WaitingForBudget", grant.reason, source.metadata.generation)
+                self.again_at = grant.again_at
                 return
             manifest = children.check_job(source, self.settings, number=status.checks + 1, request=self.request)
             self.actions.append(CreateJob(manifest["metadata"]["name"], Role.CHECK, manifest))
@@ -75,6 +86,16 @@ class _Deciding:
                 self.states = in_progress("Checking", "A pod connects to the server.")
         elif due < datetime.max.replace(tzinfo=now.tzinfo):
             self.again_at = due
+
+    @property
+    def current(self) -> ChildJob | None:
+        """The check that hasn't been judged."""
+        return next((job for job in self.seen.jobs if job.attempt == self.seen.source.status.checks + 1), None)
+
+    def is_due(self) -> bool:
+        """Whether a check would be made now."""
+        deleting = self.seen.source.metadata.deletion_timestamp is not None
+        return not deleting and self.current is None and self.due() <= self.seen.now
 
     @property
     def request(self) -> str:
@@ -217,23 +238,28 @@ class _Deciding:
 
         One that was ready stays so, and its jobs begin. One that isn't known as it is declared now isn't ready yet.
         """
-        status = self.seen.source.status
         # The server has answered, so earlier failures don't make the pause longer, nor do several busy moments.
         self.ended(check, failed=1)
+        self.waits(BUSY, why, check.generation)
+        self.tell("Reconciling", "True", Event(BUSY, conditions.shorten(why)))
+
+    def waits(self, reason: str, why: str, generation: int | None) -> None:
+        """Tell that a check of a generation waits for a connection."""
+        status = self.seen.source.status
         waiting = {
-            "Reconciling": State("Reconciling", holds=True, reason=BUSY, message=why),
-            "Stalled": State("Stalled", holds=False, reason=BUSY),
+            "Reconciling": State("Reconciling", holds=True, reason=reason, message=why),
+            "Stalled": State("Stalled", holds=False, reason=reason),
         }
         ready = conditions.find(status.conditions, "Ready")
-        if ready is not None and ready.status == "True" and status.observed_generation == check.generation:
-            self.states = tuple(
-                waiting.get(known.type)
-                or State(known.type, holds=known.status == "True", reason=known.reason, message=known.message)
+        if ready is not None and ready.status == "True" and status.observed_generation == generation:
+            others = tuple(
+                State(known.type, holds=known.status == "True", reason=known.reason, message=known.message)
                 for known in status.conditions
+                if known.type not in waiting
             )
+            self.states = (*others, *waiting.values())
         else:
-            self.states = (State("Ready", holds=False, reason=BUSY, message=why), *waiting.values())
-        self.tell("Reconciling", "True", Event(BUSY, conditions.shorten(why)))
+            self.states = (State("Ready", holds=False, reason=reason, message=why), *waiting.values())
 
     def not_ready(self, check: ChildJob, failure: Failure) -> None:
         self.ended(check, failed=self.seen.source.status.failed_checks + 1)

@@ -202,6 +202,8 @@ class ObservedSource:
     active_jobs: int = 0
     waiting_jobs: int = 0
     reserved_connections: int = 0
+    grant: Grant = Grant(admitted=True)
+    """Whether a check that is due may begin."""
 
 
 # Decided ---------------------------------------------------------------------------------------------------------

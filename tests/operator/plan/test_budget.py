@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extraction_contract.models import DataSource
 from extraction_contract.source import ServerStatus
-from extraction_operator.plan.budget import CALM, Budget
-from extraction_operator.plan.claims import Claim, claim_of
+from extraction_operator.plan.budget import CALM, CHECK_PATIENCE, Budget
+from extraction_operator.plan.claims import CheckClaim, Claim, claim_of, claim_of_check
 from extraction_operator.plan.values import ChildJob, Ending, Key, Role
 from support.plan_world import NOW, make_job, make_source, seconds
 
@@ -234,6 +235,90 @@ def test_a_claim_follows_what_is_declared():
     assert claimed(limits={"maxConnections": 2}).least == 2
 
 
+def check(source: str = "new", *, group: str = "db", limit: int = 10, runs: bool = False) -> CheckClaim:
+    """Return the claim of a source's check."""
+    return CheckClaim(Key("team", source), group, limit, runs)
+
+
+def test_a_check_counts_while_it_runs():
+    budget = Budget()
+    assert budget.ask_check(check(), NOW).admitted
+    assert (budget.reserved("db"), budget.spent, budget.reserved("other")) == (1, 1, 0)
+    assert budget.ask(claim("a"), NOW).parallelism == 4
+    assert budget.reserved("db") == 10
+    refused = budget.ask(claim("b", limit=11), NOW)
+    assert "10 connections to db are in use" in refused.reason
+    # It goes on, whatever others have.
+    assert budget.ask_check(check(runs=True), NOW).admitted
+    assert budget.release_check(Key("team", "new")) == "db"
+    assert budget.reserved("db") == 9
+    assert budget.release_check(Key("team", "new")) is None
+
+
+def test_with_a_full_budget_a_check_waits_and_says_why():
+    budget = Budget()
+    budget.ask(working("a", 4, limit=9), NOW)
+    state = budget.state("db")
+    grant = budget.ask_check(check(limit=9), NOW)
+    assert (grant.admitted, grant.again_at) == (False, NOW + CHECK_PATIENCE)
+    assert grant.reason == "9 connections to db are in use, of 9: the check waits for one."
+    assert budget.state("db") != state
+    assert budget.waiting_checks() == (Key("team", "new"),)
+    # No pod of a job is ended for it.
+    assert budget.ask(working("a", 4, limit=9), NOW + seconds(20)).parallelism == 4
+    budget.release(Key("team", "a"))
+    assert budget.ask_check(check(limit=9), NOW + seconds(21)).admitted
+    assert budget.waiting_checks() == ()
+
+
+def test_a_check_waits_for_the_connections_to_all_sources_too():
+    budget = Budget(cap=5)
+    budget.ask(working("a", 2), NOW)
+    assert "5 connections to all sources are in use, of 5" in budget.ask_check(check(group="other"), NOW).reason
+
+
+def test_while_a_check_waits_no_job_begins_or_grows_in_its_place():
+    budget = Budget()
+    budget.ask(working("a", 2, limit=7, parallelism=2), NOW)
+    budget.ask(working("b", 1, limit=7, pool=1, parallelism=1), NOW)
+    assert not budget.ask_check(check(limit=7), NOW).admitted
+    budget.release(Key("team", "b"))
+    # Two are free: of them the check gets one, and whoever needs two has to wait.
+    assert budget.ask(working("a", 2, limit=7, parallelism=9), NOW + CALM).parallelism == 2
+    assert not budget.ask(claim("c", pool=1, limit=7), NOW).admitted
+    assert budget.ask_check(check(limit=7), NOW).admitted
+    assert budget.ask(working("a", 2, limit=7, parallelism=9), NOW + CALM).parallelism == 2
+    budget.release(Key("team", "c"))
+    budget.release_check(Key("team", "new"))
+    assert budget.ask(working("a", 2, limit=7, parallelism=9), NOW + CALM).parallelism == 3
+
+
+def test_a_check_that_waited_long_begins_all_the_same_and_no_job_shrinks_for_it():
+    budget = Budget()
+    budget.ask(working("a", 4, limit=9), NOW)
+    assert not budget.ask_check(check(limit=9), NOW).admitted
+    assert not budget.ask_check(check(limit=9), NOW + CHECK_PATIENCE - seconds(1)).admitted
+    assert budget.ask_check(check(limit=9), NOW + CHECK_PATIENCE).admitted
+    assert budget.reserved("db") == 10
+    for later in (0, 31, 62):
+        assert budget.ask(working("a", 4, limit=9), NOW + CHECK_PATIENCE + seconds(later)).parallelism == 4
+    # Others for whom room is made get it, as before.
+    assert not budget.ask(claim("b", limit=9), NOW + seconds(100)).admitted
+    assert budget.ask(working("a", 4, limit=9), NOW + seconds(100)).parallelism == 2
+
+
+def test_the_claim_of_a_check_follows_what_is_declared():
+    source = make_source()
+    found = claim_of_check(source, NOW, runs=True)
+    assert (found.group, found.limit, found.runs) == (source.budget_group, source.spec.limits.max_connections, True)
+    assert found.source == Key(source.metadata.namespace or "", source.metadata.name)
+    window = {"start": "00:00", "end": "23:59", "timeZone": "UTC", "maxConnections": 3}
+    limits = {"windows": [window, {**window, "start": "23:59", "end": "00:00"}]}
+    spec = source.spec.model_dump(by_alias=True, exclude_none=True) | {"limits": limits}
+    narrow = DataSource.model_validate({"metadata": source.metadata, "spec": spec}, strict=False)
+    assert claim_of_check(narrow, NOW, runs=False).limit == 3
+
+
 @pytest.mark.parametrize(("role", "limit", "pool"), [(-1, 10, 2), (5, 5, 2), (2, 2, 1), (1, 1, 1), (50, 10, 2)])
 def test_the_limit_of_the_role_counts(role, limit, pool):
     source = make_source()
@@ -307,9 +392,22 @@ def test_all_jobs_come_to_an_end_within_the_limits(jobs, limits, cap, active_job
     """Whatever the limits and the order of asking, connections stay below them, and every job gets its turn."""
     budget, now = Budget(cap), NOW
     world = world_of(jobs, limits, active_jobs, cap)
+    waits: dict[CheckClaim, datetime] = {}
     for _ in range(60 * len(world)):
         if not world:
             return
+        # Now and then somebody has a source checked, which takes a round.
+        for place, limit in enumerate(limits):
+            claim = check(f"s-{place}", group=f"db-{place}", limit=limit)
+            if claim not in waits and order.random() < 0.8:
+                continue
+            late = now >= waits.setdefault(claim, now) + CHECK_PATIENCE
+            if budget.ask_check(claim, now).admitted:
+                # Unless it has waited for long it takes what is free.
+                assert late or (budget.reserved(claim.group) <= limit and budget.spent <= cap)
+                budget.release_check(claim.source)
+                del waits[claim]
+            assert not late or claim not in waits
         now = _round(budget, world, now, order)
         for place, limit in enumerate(limits):
             assert sum(job.used for job in world if job.claim.group == f"db-{place}") <= limit

@@ -10,7 +10,7 @@ from extraction_contract.messages import CheckMessage, Message
 from extraction_contract.models import DataSource
 from extraction_operator.plan import names
 from extraction_operator.plan.admission import hindrance
-from extraction_operator.plan.source import decide_source
+from extraction_operator.plan.source import check_claim, decide_source
 from extraction_operator.plan.values import (
     FINALIZER,
     AddFinalizer,
@@ -18,6 +18,7 @@ from extraction_operator.plan.values import (
     CreateJob,
     DeleteJob,
     Ending,
+    Grant,
     LookForWarnings,
     ObservedSource,
     Pod,
@@ -54,12 +55,17 @@ class SourceWorld:
     pods: list[Pod] = field(default_factory=list)
     warnings: dict[str, str] = field(default_factory=dict)
     active: int = 0
+    grant: Grant = field(default_factory=lambda: Grant(admitted=True))
+
+    @property
+    def seen(self) -> ObservedSource:
+        return ObservedSource(
+            self.source, self.now, tuple(self.jobs), tuple(self.pods), self.warnings, active_jobs=self.active,
+            grant=self.grant,
+        )  # fmt: skip
 
     def decide(self) -> SourceDecision:
-        seen = ObservedSource(
-            self.source, self.now, tuple(self.jobs), tuple(self.pods), self.warnings, active_jobs=self.active
-        )
-        decision = decide_source(seen, SETTINGS)
+        decision = decide_source(self.seen, SETTINGS)
         check_status(decision.status)
         check_times(self.source.status, decision.status, self.now)
         assert decision.again_at is None or decision.again_at > self.now
@@ -289,6 +295,54 @@ def test_a_server_that_answers_that_it_is_busy_ends_the_growing_pauses():
 def test_an_error_that_may_pass_isnt_stalled():
     world = SourceWorld()
     assert kstatus(world.check_says(failure()).status, generation=1) == "InProgress"
+
+
+def test_a_check_for_which_no_connection_is_left_isnt_made_and_says_why():
+    world = SourceWorld(grant=Grant(admitted=False, reason="All are in use.", again_at=NOW + seconds(30)))
+    decision = world.step()
+    assert (decision.actions, decision.again_at) == ((), NOW + seconds(30))
+    assert kstatus(decision.status, generation=1) == "InProgress"
+    for kind, status in (("Ready", "False"), ("Reconciling", "True"), ("Stalled", "False")):
+        found = world.condition(kind)
+        assert (found.status, found.reason) == (status, "WaitingForBudget")
+    assert world.condition("Reconciling").message == "All are in use."
+    assert world.source.status.checks == 0
+    world.grant = Grant(admitted=True)
+    [action] = world.step().actions
+    assert isinstance(action, CreateJob)
+
+
+def test_a_source_that_is_ready_stays_so_while_another_check_waits_for_the_budget():
+    world = SourceWorld()
+    world.check_says(FOUND)
+    world.step()
+    world.metadata(annotations={names.CHECK: "again"})
+    world.grant = Grant(admitted=False, reason="All are in use.", again_at=NOW + seconds(30))
+    assert not world.step().actions
+    assert world.condition().status == "True"
+    assert world.condition("Reconciling").reason == "WaitingForBudget"
+    world.grant = Grant(admitted=True)
+    world.check_says(FOUND)
+    assert world.condition("Reconciling").status == "False"
+
+
+def test_what_a_check_claims_is_one_connection_from_when_it_is_due_until_its_pod_is_gone():
+    world = SourceWorld()
+    due = check_claim(world.seen, SETTINGS)
+    assert due is not None
+    assert (due.runs, due.limit) == (False, world.source.spec.limits.max_connections)
+    world.step()
+    assert check_claim(world.seen, SETTINGS) == replace(due, runs=True)
+    world.pod(FOUND)
+    world.jobs[-1] = replace(world.jobs[-1], active=0, terminating=1, ending=Ending.COMPLETE)
+    world.step()
+    assert check_claim(world.seen, SETTINGS) == replace(due, runs=True) or not world.jobs
+    world.jobs = []
+    assert check_claim(world.seen, SETTINGS) is None
+    world.metadata(annotations={names.CHECK: "again"})
+    assert check_claim(world.seen, SETTINGS) == due
+    world.metadata(deletion_timestamp=NOW)
+    assert check_claim(world.seen, SETTINGS) is None
 
 
 def test_an_edited_source_is_checked_again():

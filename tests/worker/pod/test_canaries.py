@@ -4,18 +4,16 @@ The processes log as much as libraries can (``DEBUG`` everywhere). What may hold
 aren't masked; ``plan.json`` in staging the bounds of chunks, until it goes with the publish. Nothing else, nothing.
 """
 
-import base64
-import json
 import signal
 import subprocess
 import sys
-import urllib.parse
 from pathlib import Path
 
 import pytest
 
 from extraction_worker.stages.pod.job import PLAN_NAME
 from extraction_worker.stages.work import ChunkWorker
+from support.canaries import Evidence
 from support.databases import wait_until
 from support.pods import LEAD, Pods
 
@@ -50,36 +48,6 @@ SPEC = {
     "verification": "Source",
     "sink": {"format": {"type": "Parquet", "compression": "none"}},
 }
-
-
-def forms(canary: str) -> set[bytes]:
-    """Return a canary as it is, and as others would write it."""
-    raw = canary.encode()
-    found = {raw, raw.hex().encode(), raw.hex().upper().encode(), json.dumps(canary)[1:-1].encode()}
-    found |= {urllib.parse.quote(canary).encode(), urllib.parse.quote_plus(canary).encode()}
-    found |= {repr(canary)[1:-1].encode(), canary.replace("'", "''").encode()}
-    # The three ways in which base64 may begin within a longer text, without the ends that depend on neighbours.
-    found |= {base64.b64encode(b"." * shift + raw)[4:-4] for shift in range(3)}
-    return found
-
-
-class Evidence:
-    """What was left somewhere, by the place's name."""
-
-    def __init__(self) -> None:
-        self.places: dict[str, bytes] = {}
-
-    def add(self, place: str, data: bytes | str) -> None:
-        self.places[place] = self.places.get(place, b"") + (data.encode() if isinstance(data, str) else data)
-
-    def add_tree(self, root: Path, *, without: Path | None = None) -> None:
-        for path in root.rglob("*"):
-            if path.is_file() and (without is None or without not in path.parents):
-                self.add(str(path.relative_to(root)), path.read_bytes())
-
-    def holding(self, canary: str) -> set[str]:
-        """Return the places in which a canary is."""
-        return {place for place, data in self.places.items() if any(form in data for form in forms(canary))}
 
 
 class Job:
