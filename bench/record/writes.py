@@ -1,8 +1,8 @@
 """Changes through the recorder, as the store tells them, against one transaction for each change.
 
-Parsed, told and written at the same time, as in the operator: one process and one connection, so about one core each.
-What a change costs both in CPU is counted, too, which depends less than the rate on what else a machine does; parsing
-is counted apart, because the watch does that for the whole operator.
+Told and written at the same time, as in the operator: one process and one connection, so about one core each. What is
+told is parsed already, as in the operator, whose watch does that for all of it. What a change costs both in CPU is
+counted, too, which depends less than the rate on what else a machine does.
 """
 
 import asyncio
@@ -17,13 +17,12 @@ from typing import Any
 from tests.support.history import generate
 
 from bench.record.server import Cpu, data_directory, recorded
-from extraction_operator.cluster.parse import as_document, of_document
 from extraction_operator.config import RecordConfig
 from extraction_operator.record.recorder import Recorder
 from extraction_record.connection import Place
 
-Told = bytes
-"""What the watch gets of a job: a version of it."""
+Told = dict[str, Any]
+"""What the store tells of a job: a version of it, parsed."""
 _BEGIN = datetime(2026, 11, 2, tzinfo=UTC)
 _MOST_WAITING = 18_000
 """Rows: fewer than there are jobs, so that no two changes of one meet in the spool and none is saved by coalescing."""
@@ -34,15 +33,6 @@ class _Counted:
     def __init__(self) -> None:
         self.flushes = 0
         self.tables: Counter[str] = Counter()
-        self.parsing = 0.0
-        """CPU seconds of parsing what was told: the watch's work, whether there is a record or not."""
-
-    def parsed(self, changes: Iterable[Told]) -> list[dict[str, Any]]:
-        """Return changes as the store tells them."""
-        begin = time.thread_time()
-        found = [of_document(change) for change in changes]
-        self.parsing += time.thread_time() - begin
-        return found
 
     def record_flushed(self, rows: Mapping[str, int], seconds: float) -> None:  # noqa: ARG002
         """Count."""
@@ -72,8 +62,7 @@ def run(*, jobs: int, changes: int, singly: int, history: int) -> tuple[list[str
         cpu, server_cpu = time.process_time(), postmaster.seconds()
         seconds, counted = asyncio.run(_at_once(place, order))
         micros = [(now - then) * 1e6 / len(order) for now, then in
-                  ((time.process_time() - counted.parsing, cpu), (postmaster.seconds(), server_cpu))]  # fmt: skip
-        parsing = counted.parsing * 1e6 / len(order)
+                  ((time.process_time(), cpu), (postmaster.seconds(), server_cpu))]  # fmt: skip
         paced_rate, paced = asyncio.run(_paced(place, _of_others(order), len(order) / seconds * 0.8))
         recorded_jobs = connection.execute(
             "SELECT count(*) FROM extraction.jobs WHERE created_at >= %s AND phase = 'Succeeded'", (_BEGIN,)
@@ -94,12 +83,11 @@ def run(*, jobs: int, changes: int, singly: int, history: int) -> tuple[list[str
         f"| one by one | {single_rate:,.0f} | {single.flushes:,} | {len(alone) / single.flushes:,.2f} |",
         "",
         f"× {rate / single_rate:,.1f} changes a second, × {len(order) / counted.flushes:,.0f} fewer transactions.",
-        f"CPU µs of a change: {micros[0]:.0f} in the operator, {parsing:.0f} to parse, {micros[1]:.0f} in the server.",
+        f"CPU µs of a change: {micros[0]:.0f} in the operator, {micros[1]:.0f} in the server.",
     ]
     return lines, {
         "rate": rate, "paced_rate": paced_rate, "single_rate": single_rate, "transactions": counted.flushes,
         "rows": dict(counted.tables), "operator_microseconds": micros[0], "server_microseconds": micros[1],
-        "parsing_microseconds": parsing,
     }  # fmt: skip
 
 
@@ -112,7 +100,7 @@ async def _at_once(place: Place, order: list[Told]) -> tuple[float, _Counted]:
         for at in range(0, len(order), 100):
             while len(recorder.spool) > _MOST_WAITING:
                 await asyncio.sleep(0.01)
-            for change in counted.parsed(order[at : at + 100]):
+            for change in order[at : at + 100]:
                 recorder.job(change)
             await asyncio.sleep(0)
 
@@ -137,7 +125,7 @@ async def _paced(place: Place, order: list[Told], rate: float) -> tuple[float, _
         nonlocal at
         while at < len(order):
             due = min(len(order), int((time.monotonic() - start) * rate) + 1)
-            for change in counted.parsed(order[at:due]):
+            for change in order[at:due]:
                 recorder.job(change)
             at = due
             await asyncio.sleep(0.005)
@@ -162,17 +150,16 @@ async def _one_by_one(place: Place, order: list[Told]) -> tuple[float, _Counted]
     recorder = Recorder(RecordConfig(place, "bench", 1 << 30), (), counted)
     begin = time.monotonic()
     for change in order:
-        recorder.job(of_document(change))
+        recorder.job(change)
         await recorder.flush()
     seconds = time.monotonic() - begin
     await recorder.close()
     return seconds, counted
 
 
-def _renamed(change: Told) -> Told:
-    job = of_document(change)
-    job["metadata"]["uid"] = str(uuid.uuid5(uuid.NAMESPACE_OID, job["metadata"]["uid"]))
-    return as_document(job)
+def _renamed(job: Told) -> Told:
+    uid = str(uuid.uuid5(uuid.NAMESPACE_OID, job["metadata"]["uid"]))
+    return {**job, "metadata": {**job["metadata"], "uid": uid}}
 
 
 def _changes(number: int, count: int) -> Iterator[Told]:
@@ -196,7 +183,7 @@ def _changes(number: int, count: int) -> Iterator[Told]:
         }  # fmt: skip
         if phase:
             job["status"] = _status(phase, step, created)
-        yield as_document(job)
+        yield job
 
 
 def _status(phase: str, step: int, created: datetime) -> dict[str, Any]:

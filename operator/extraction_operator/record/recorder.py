@@ -115,7 +115,7 @@ class Recorder:
         self._created.move_to_end(uid)
         if len(self._created) > _JOBS:
             self._created.popitem(last=False)
-        self._take("jobs", job_rows(job, cluster=self._config.cluster, seen=self._now(), gone=gone))
+        self._take("jobs", job_rows(job, cluster=self._config.cluster, seen=self._now, gone=gone))
 
     def source(self, source: DataSource, *, gone: bool = False) -> None:
         """Record a DataSource."""

@@ -62,7 +62,7 @@ class Marked(NamedTuple):
 AnyRow = Row | Marked
 
 
-def job_rows(job: Json, *, cluster: str, seen: datetime, gone: bool = False) -> Iterator[AnyRow]:
+def job_rows(job: Json, *, cluster: str, seen: Callable[[], datetime], gone: bool = False) -> Iterator[AnyRow]:
     """Yield the rows of an ExtractionJob: itself, its spec, its attempts as far as its status tells, its schedule.
 
     Parameters
@@ -70,7 +70,7 @@ def job_rows(job: Json, *, cluster: str, seen: datetime, gone: bool = False) -> 
     job
         As the store trims it.
     seen
-        When this was observed.
+        Tells when this was observed, where that matters.
     gone
         Whether it was deleted; the job is what it was before.
     """
@@ -78,7 +78,8 @@ def job_rows(job: Json, *, cluster: str, seen: datetime, gone: bool = False) -> 
     phase, attempt = status.get("phase") or "Pending", status.get("attempt", 0)
     uid, created, generation = metadata["uid"], metadata["creationTimestamp"], metadata.get("generation", 0)
     cut_short = gone and phase not in FINAL
-    finished = seen if cut_short else status.get("completionTime") if phase in FINAL else None
+    now = seen() if gone else None
+    finished = now if cut_short else status.get("completionTime") if phase in FINAL else None
     outcome = DELETED if cut_short else phase
     explained = _explained(status)
     # Thousands of these come at once, and most know little yet: what is null isn't named at all.
@@ -98,7 +99,7 @@ def job_rows(job: Json, *, cluster: str, seen: datetime, gone: bool = False) -> 
     if finished is not None:
         values["finished_at"] = finished
     if gone:
-        values["deleted_at"] = seen
+        values["deleted_at"] = now
     if result := status.get("result"):
         values |= _result(result)
     schedule = next(iter(metadata.get("ownerReferences") or ()), None)
@@ -132,7 +133,7 @@ def _result(result: Json) -> dict[str, object]:
 
 
 def _attempts(
-    key: Json, status: Json, explained: Json, *, outcome: str, finished: object, seen: datetime
+    key: Json, status: Json, explained: Json, *, outcome: str, finished: object, seen: Callable[[], datetime]
 ) -> Iterator[AnyRow]:
     """Yield what a status tells of the current attempt, and of the one before, where that was given up just now."""
     attempt, plan, result = status["attempt"], status.get("plan") or _NOTHING, status.get("result") or _NOTHING
@@ -140,7 +141,7 @@ def _attempts(
         # Another one begins only then; nobody may have watched when it did.
         before: dict[str, object] = {"outcome": "Failed"}
         if outcome == "Pending" and status.get("nextAttemptTime"):
-            before |= {"finished_at": seen, **explained}
+            before |= {"finished_at": seen(), **explained}
         yield Row(ATTEMPTS, {**key, "attempt": attempt - 1, **before})
     if outcome == "Pending" and not plan and not result:
         return

@@ -39,7 +39,7 @@ def rows(table: str, found: list[AnyRow]) -> list[dict]:
 
 def of_job(**more) -> list[AnyRow]:
     gone = more.pop("gone", False)
-    return list(job_rows(observed(**more), cluster="here", seen=SEEN, gone=gone))
+    return list(job_rows(observed(**more), cluster="here", seen=lambda: SEEN, gone=gone))
 
 
 def test_a_new_job_is_pending_and_has_no_attempt():
@@ -140,12 +140,12 @@ def test_the_sink_is_one_word(sink: dict, shown: str):
 
     raw = job()
     raw["spec"] |= {"sink": sink}
-    (row,) = rows("jobs", list(job_rows(raw, cluster="c", seen=SEEN)))
+    (row,) = rows("jobs", list(job_rows(raw, cluster="c", seen=lambda: SEEN)))
     assert (row["sink"], row["format"]) == (shown, "Parquet")
 
 
 def test_a_version_that_is_no_number_counts_as_the_first():
-    assert next(job_rows(observed(version="abc"), cluster="c", seen=SEEN)).version == 0
+    assert next(job_rows(observed(version="abc"), cluster="c", seen=lambda: SEEN)).version == 0
 
 
 def test_a_source_is_recorded_with_what_its_check_found():
