@@ -45,7 +45,15 @@ class Cpu:
 
     def seconds(self) -> float:
         """Return CPU seconds so far, of user and system."""
-        ticks = 0
+        before, _ = self._read()
+        # One that ends meanwhile may be missed both as a process and among those that have ended.
+        while (now := self._read())[0] != before:
+            before = now[0]
+        return now[1] / os.sysconf("SC_CLK_TCK")
+
+    def _read(self) -> tuple[set[int], int]:
+        """Return the server's processes, and the ticks of all."""
+        pids, ticks = set(), 0
         for entry in Path("/proc").glob("[0-9]*/stat"):
             try:
                 # The name in parentheses may have blanks.
@@ -55,8 +63,9 @@ class Cpu:
             if pid == self._postmaster:
                 ticks += sum(map(int, fields[11:15]))
             elif int(fields[1]) == self._postmaster:
+                pids.add(pid)
                 ticks += sum(map(int, fields[11:13]))
-        return ticks / os.sysconf("SC_CLK_TCK")
+        return pids, ticks
 
 
 def data_directory(connection: psycopg.Connection[tuple[Any, ...]]) -> Path:
