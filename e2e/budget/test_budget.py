@@ -102,7 +102,8 @@ def followed(namespace: Cluster) -> Iterator[list[Promise]]:
         status: dict[str, Any] = source.get("status", {})
         waiting, active = status.get("waitingJobs", 0), status.get("activeJobs", 0)
         promises.append(Promise(time.monotonic(), waiting, status.get("reservedConnections", 0)))
-        return waiting == active == 0 and any(promise.reserved for promise in promises)
+        # More than the one of a check, which may not be over yet.
+        return waiting == active == 0 and any(promise.reserved > 1 for promise in promises)
 
     def watch() -> None:
         namespace.wait_for(SOURCE, "shop", note, PATIENCE)
