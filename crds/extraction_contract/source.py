@@ -269,7 +269,7 @@ class DataSourceStatus(Contract):
     waiting_jobs: Annotated[int, Field(ge=0)] = 0
     """Jobs that wait for room in the budget."""
     reserved_connections: Annotated[int, Field(ge=0)] = 0
-    """Connections that are promised to the active jobs of the budget group."""
+    """Connections that are promised to jobs and checks of the budget group."""
 
 
 class DataSource(Contract):
