@@ -115,9 +115,11 @@ class Operator:
             # What is measured is the operator, not how many connections a source gives.
             "--max-source-connections=1000000", *arguments,
         ]  # fmt: skip
+        # In an image bytecode is there; here it is from the second start on.
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
         self.began = time.monotonic()
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"HOSTNAME": OPERATOR})
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment | {"HOSTNAME": OPERATOR})
         self.process = psutil.Process(self._process.pid)
         self._port = 0
 
