@@ -11,7 +11,15 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from extraction_contract.messages import BundleMessage, Message, NotAMessage, PlanMessage, PublishMessage, decode
+from extraction_contract.messages import (
+    BundleMessage,
+    FailureMessage,
+    Message,
+    NotAMessage,
+    PlanMessage,
+    PublishMessage,
+    decode,
+)
 from extraction_contract.models import ExtractionJob
 from extraction_operator.plan.values import Pod
 
@@ -44,9 +52,19 @@ class Totals:
                 self.caches[use.cache, "error"] += use.errors
         if isinstance(message, PublishMessage) and message.snapshot_seconds is not None:
             self.snapshot_seconds.append(message.snapshot_seconds)
+        if isinstance(message, FailureMessage):
+            self._add_failure(message)
         work = message.work if isinstance(message, PublishMessage) else message
         if isinstance(work, BundleMessage):
             self._add_bundle(work)
+
+    def _add_failure(self, failure: FailureMessage) -> None:
+        self.retries += failure.retries
+        if (did := failure.connections) is not None:
+            self.pools.update(
+                sessions=did.opened, checkouts=did.checkouts, reuses=did.reuses, waits=did.waits, evicted=did.evicted,
+                leaks=did.leaks,
+            )  # fmt: skip
 
     def _add_bundle(self, bundle: BundleMessage) -> None:
         self.source_bytes += bundle.bytes
@@ -119,7 +137,7 @@ class Accounts:
     def see(self, owner: str, pod: Pod) -> None:
         """Take note of what a pod's containers said."""
         for container in pod.containers:
-            if container.exit_code != 0 or not container.message or owner in self._gone:
+            if container.exit_code is None or not container.message or owner in self._gone:
                 continue
             account = self._accounts.setdefault(owner, _Account())
             said = (pod.uid, container.name)
@@ -128,6 +146,9 @@ class Accounts:
             try:
                 message = decode(container.message)
             except NotAMessage:
+                continue
+            if container.exit_code != 0 and not isinstance(message, FailureMessage):
+                # What it did counts for nothing: its work is done again, by a pod that tells of it.
                 continue
             account.seen.add(said)
             if pod.attempt > account.ended:

@@ -5,7 +5,15 @@ from datetime import UTC, datetime
 
 import pytest
 
-from extraction_contract.messages import BundleMessage, CacheUse, CleanMessage, PlanMessage, PublishMessage
+from extraction_contract.messages import (
+    BundleMessage,
+    CacheUse,
+    CleanMessage,
+    FailureMessage,
+    PlanMessage,
+    PublishMessage,
+)
+from extraction_contract.status import ConnectionCounts
 from extraction_operator.accounts import Accounts, Ended, Totals
 from extraction_operator.observe.metrics import Metrics
 from extraction_operator.plan.values import Container, Pod, Role
@@ -23,9 +31,9 @@ def bundle(**changes) -> BundleMessage:
     return BundleMessage(**(fields | changes))
 
 
-def pod(uid: str, attempt: int = 1, **containers) -> Pod:
+def pod(uid: str, attempt: int = 1, exit_code: int | None = 0, **containers) -> Pod:
     found = tuple(
-        Container(name, exit_code=0, message=message if isinstance(message, str) else message.encode())
+        Container(name, exit_code=exit_code, message=message if isinstance(message, str) else message.encode())
         for name, message in containers.items()
     )
     return Pod(uid, uid, "job", "job-uid", Role.WORK, attempt, 0, NOW, "Succeeded", containers=found)
@@ -67,6 +75,21 @@ def test_pods_are_counted_when_their_attempt_ends_and_once_however_often_they_ar
         accounts.see("job", pod("a", work=bundle()))
     assert counted.ended == [SUCCEEDED]
     assert counted.bytes == 200
+
+
+def test_what_a_pod_that_failed_did_with_connections_counts_and_what_it_read_doesnt():
+    counted, accounts = leading()
+    did = ConnectionCounts(opened=4, checkouts=9, reuses=5, waits=2, evicted=1, leaks=1)
+    failure = FailureMessage(reason="SourceStalled", exit_code=21, message="It stalled.", retries=2, connections=did)
+    for uid, code, said in (("a", 21, failure), ("b", 137, bundle()), ("c", None, bundle()), ("d", 0, bundle())):
+        for _ in range(2):
+            accounts.see("job", pod(uid, exit_code=code, work=said))
+    # One that died before it needed a connection has none to tell of.
+    accounts.see("job", pod("e", exit_code=1, work=FailureMessage(reason="InternalError", exit_code=1, message="Bug.")))
+    accounts.end("job", 1, SUCCEEDED)
+    [totals] = counted.totals
+    assert (totals.source_bytes, totals.retries) == (100, 1 + 2)
+    assert totals.pools == {"sessions": 7, "checkouts": 14, "reuses": 8, "waits": 3, "evicted": 1, "leaks": 1}
 
 
 def test_an_operator_that_starts_in_the_middle_counts_what_is_still_there():
