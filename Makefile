@@ -18,8 +18,8 @@ define install
 	|| $(PIP) install --constraint constraints.txt --editable '.[$(1)]'
 endef
 
-.PHONY: help demo test chaos chaos-processes check check-style check-types check-imports check-generated fix generate
-.PHONY: bench clean
+.PHONY: help demo test coverage chaos chaos-processes check check-style check-types check-imports
+.PHONY: check-generated fix generate bench clean
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
@@ -43,9 +43,13 @@ demo: $(SMALL)  ## Extract a million rows from an embedded PostgreSQL and query 
 	$(BIN)/extraction demo
 
 # In the order of the folders: xdist would begin files of few tests last, and some of the slowest are among them.
-test: $(READY)  ## Run the tests, with branch coverage
+PYTEST := tests/in-memory $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(READY)  ## Run the tests
+	$(PYTEST) $(PYTEST_ARGS)
+
+coverage: $(READY)  ## Run the tests with branch coverage, which takes a third longer
 	$(BIN)/coverage erase
-	tests/in-memory $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term $(PYTEST_ARGS)
+	$(PYTEST) --cov --cov-report=term $(PYTEST_ARGS)
 
 # EXTRACTION_CHAOS_SEED chooses the first seed. The cluster's half is in e2e/e2e.mk.
 chaos: chaos-processes chaos-cluster  ## Kill, stop and cut off all that jobs need, over 200 times; see build/chaos
