@@ -123,6 +123,14 @@ class BundleMessage(Message):
     memory: Count = 0
     """The most bytes that the process had in memory; 0 is unknown."""
 
+    @property
+    def connections(self) -> ConnectionCounts:
+        """What its pool did with connections to the source."""
+        return ConnectionCounts(
+            opened=self.sessions, checkouts=self.checkouts, reuses=self.session_reuses, waits=self.session_waits,
+            evicted=self.sessions_evicted, leaks=self.sessions_leaked,
+        )  # fmt: skip
+
 
 class PublishMessage(Message):
     """*publish* has ended, or *clean* found that it had: the set that readers find."""

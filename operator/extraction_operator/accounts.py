@@ -21,6 +21,7 @@ from extraction_contract.messages import (
     decode,
 )
 from extraction_contract.models import ExtractionJob
+from extraction_contract.status import ConnectionCounts
 from extraction_operator.plan.values import Pod
 
 _GONE = 10_000
@@ -60,11 +61,8 @@ class Totals:
 
     def _add_failure(self, failure: FailureMessage) -> None:
         self.retries += failure.retries
-        if (did := failure.connections) is not None:
-            self.pools.update(
-                sessions=did.opened, checkouts=did.checkouts, reuses=did.reuses, waits=did.waits, evicted=did.evicted,
-                leaks=did.leaks,
-            )  # fmt: skip
+        if failure.connections is not None:
+            self._add_connections(failure.connections)
 
     def _add_bundle(self, bundle: BundleMessage) -> None:
         self.source_bytes += bundle.bytes
@@ -74,9 +72,12 @@ class Totals:
         if bundle.sessions:
             self.active.append(bundle.sessions_active)
             self.idle.append(max(0, bundle.sessions - bundle.sessions_evicted - bundle.sessions_active))
+        self._add_connections(bundle.connections)
+
+    def _add_connections(self, did: ConnectionCounts) -> None:
         self.pools.update(
-            sessions=bundle.sessions, checkouts=bundle.checkouts, reuses=bundle.session_reuses,
-            waits=bundle.session_waits, evicted=bundle.sessions_evicted, leaks=bundle.sessions_leaked,
+            sessions=did.opened, checkouts=did.checkouts, reuses=did.reuses, waits=did.waits, evicted=did.evicted,
+            leaks=did.leaks,
         )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from extraction_contract.models import DataSource, ExtractionJob
+from extraction_contract.source import Window
 from extraction_operator.plan.values import ChildJob, Key, Role
 from extraction_operator.plan.windows import next_change, open_window
 
@@ -65,19 +66,16 @@ def claim_of(job: ExtractionJob, source: DataSource, jobs: tuple[ChildJob, ...],
     """
     namespace = job.metadata.namespace or ""
     limits = source.spec.limits
-    limit = _enforced(source)
     # Not by the window: pods that are there keep their pools when another one opens.
-    pool = max(1, min(source.spec.pool.size, limit - 1, cap - 1))
+    pool = max(1, min(source.spec.pool.size, _enforced(source) - 1, cap - 1))
     window = open_window(limits.windows, now)
-    if window is not None and window.max_connections is not None:
-        limit = min(limit, window.max_connections)
     # A suspended job keeps room for one pod, so that it can go on; so does one that works beyond its window.
     alone = job.spec.suspend or (window is None and bool(limits.windows))
     return Claim(
         job=Key(namespace, job.metadata.name),
         source=Key(namespace, source.metadata.name),
         group=source.budget_group,
-        limit=limit,
+        limit=_within(window, source),
         active_jobs=limits.active_jobs,
         pool=pool,
         parallelism=1 if alone else job.spec.parallelism,
@@ -91,11 +89,9 @@ def claim_of(job: ExtractionJob, source: DataSource, jobs: tuple[ChildJob, ...],
 
 def claim_of_check(source: DataSource, now: datetime, *, runs: bool) -> CheckClaim:
     """Return the claim of a source's check."""
-    limit, window = _enforced(source), open_window(source.spec.limits.windows, now)
-    if window is not None and window.max_connections is not None:
-        limit = min(limit, window.max_connections)
+    window = open_window(source.spec.limits.windows, now)
     key = Key(source.metadata.namespace or "", source.metadata.name)
-    return CheckClaim(key, source.budget_group, limit, runs)
+    return CheckClaim(key, source.budget_group, _within(window, source), runs)
 
 
 def _enforced(source: DataSource) -> int:
@@ -104,6 +100,12 @@ def _enforced(source: DataSource) -> int:
     if server is None or server.role_connection_limit < 0:
         return declared
     return min(declared, server.role_connection_limit)
+
+
+def _within(window: Window | None, source: DataSource) -> int:
+    """Return how many sessions our jobs may have while a window is open, or none is."""
+    limit = _enforced(source)
+    return limit if window is None or window.max_connections is None else min(limit, window.max_connections)
 
 
 def _used(jobs: tuple[ChildJob, ...], pool: int) -> int:

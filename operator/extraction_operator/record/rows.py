@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from extraction_contract.messages import BundleMessage, FailureMessage, PublishMessage
 from extraction_contract.models import DataSource
+from extraction_contract.status import ConnectionCounts
 from extraction_operator.plan.facts import FINAL
 from extraction_operator.plan.values import Container, Pod, Role
 from extraction_operator.record.redact import job_spec, source_spec
@@ -214,20 +215,20 @@ def _bundle(pod: Pod, work: Container, done: BundleMessage | None) -> dict[str, 
         "outcome": "Succeeded" if work.exit_code == 0 else "Failed", "exit_code": work.exit_code,
         "started_at": work.started_at, "finished_at": work.ended_at,
     }  # fmt: skip
+    did: ConnectionCounts | None = None
     if done is not None:
+        did = done.connections
         found |= {
             "rows": done.rows, "bytes": done.bytes, "chunks": done.chunks, "reused_chunks": done.reused,
-            "retries": done.retries, "seconds": done.seconds, "sessions": done.sessions,
-            "session_checkouts": done.checkouts, "session_reuses": done.session_reuses,
-            "session_waits": done.session_waits, "sessions_evicted": done.sessions_evicted,
-            "sessions_leaked": done.sessions_leaked,
+            "retries": done.retries, "seconds": done.seconds,
         }  # fmt: skip
     elif failure := FailureMessage.of(work.message):
+        did = failure.connections
         found |= {"reason": failure.reason, "message": _shorten(failure.message), "retries": failure.retries}
-        if (did := failure.connections) is not None:
-            found |= {column: getattr(did, field) for field, column in _SESSIONS.items()}
     elif work.exit_code != 0:
         found |= {"reason": pod.disrupted or work.ended_reason or None}
+    if did is not None:
+        found |= {column: getattr(did, field) for field, column in _SESSIONS.items()}
     return found
 
 
