@@ -76,9 +76,8 @@ def records(postgres: Postgres) -> str:
 
 
 def promise_many(connection: psycopg.Connection[tuple[Any, ...]], table: str) -> None:
-    """Have the statistics of a table promise :data:`CLAIMED` times its rows, and let the reader read it."""
+    """Have fresh statistics of a table promise :data:`CLAIMED` times its rows, and let the reader read it."""
     connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
-    connection.execute(f"VACUUM ANALYZE {table}")
     connection.execute("UPDATE pg_class SET reltuples = reltuples * %s WHERE oid = %s::regclass", [CLAIMED, table])
     connection.execute(f"GRANT SELECT ON {table} TO reader")
 
@@ -124,6 +123,7 @@ def table(postgres: Postgres, records: str) -> Iterator[str]:
     name = f"public.t{uuid.uuid4().hex[:8]}"
     with postgres.connect() as connection:
         connection.execute(f"CREATE TABLE {name} AS SELECT * FROM {records}")
+        connection.execute(f"VACUUM ANALYZE {name}")
         promise_many(connection, name)
         yield name
         connection.execute(f"DROP TABLE {name}")

@@ -1,6 +1,5 @@
 """What publishing takes grows with the number of results by what their names and places take, not by what they hold."""
 
-import gc
 import tracemalloc
 
 import pytest
@@ -49,14 +48,8 @@ def peak(folder, count: int) -> int:
             verified=Verification.DECODED, seconds=1,
         ))  # fmt: skip
     del plan, chunks
-    thresholds = gc.get_threshold()
     tracemalloc.start()
     try:
-        # Cycles are looked for all the more seldom the more objects there are: often here, whatever other tests left.
-        gc.collect()
-        gc.freeze()
-        gc.collect()
-        gc.set_threshold(1000, 1, 1)
         read = Plan.from_json(document)
         collector = Collector(read, sink, 1)
         assert collector.look()
@@ -64,8 +57,6 @@ def peak(folder, count: int) -> int:
         assert (manifest.rows, len(manifest.parts), len(manifest.chunks)) == (count, count, count)
         return tracemalloc.get_traced_memory()[1]
     finally:
-        gc.set_threshold(*thresholds)
-        gc.unfreeze()
         tracemalloc.stop()
 
 
