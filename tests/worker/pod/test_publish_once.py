@@ -3,6 +3,7 @@
 import pytest
 
 from extraction_contract.messages import CleanMessage, PublishMessage
+from extraction_worker.errors import VerificationFailed
 from extraction_worker.sink import s3_publish
 from extraction_worker.sink.folder import FolderSink
 from extraction_worker.stages.pod import publish as publish_module
@@ -62,6 +63,40 @@ def test_a_publisher_that_another_overtakes_at_its_last_step_tells_of_the_same_s
     assert told == [mine.model_copy(update={"connections": told[0].connections})]
     assert told[0].connections is not None
     assert pods.published().rows == ROWS
+
+
+def test_a_publisher_that_another_overtakes_before_its_first_look_tells_of_the_same_set(
+    table, tmp_path, place, monkeypatch
+):
+    pods = Pods(tmp_path, table, bundles=2, spec=SPEC, consistency="PerPartition", **place)
+    worked(pods)
+    original, told = publish_module.Collector, []
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(publish_module, "Collector", original)
+        told.append(pods.run("publish", "second"))
+        return original(*arguments)
+
+    monkeypatch.setattr(publish_module, "Collector", overtaken)
+    # Neither results nor plan are in staging now.
+    mine = pods.run("publish")
+    assert told == [mine.model_copy(update={"connections": told[0].connections})]
+    assert pods.published().rows == ROWS
+
+
+def test_a_publisher_doesnt_wait_for_results_when_staging_was_removed(table, tmp_path, place, monkeypatch):
+    pods = Pods(tmp_path, table, bundles=2, spec=SPEC, consistency="PerPartition", **place)
+    pods.run("plan")
+    original = publish_module.Collector
+
+    def removed(*arguments):
+        pods.sink().discard()
+        return original(*arguments)
+
+    monkeypatch.setattr(publish_module, "Collector", removed)
+    with pytest.raises(VerificationFailed, match="The plan of run uid-1 isn't in staging"):
+        pods.run("publish")
+    assert pods.published() is None
 
 
 def test_of_two_attempts_one_is_published_and_the_other_says_so(table, tmp_path, place):

@@ -14,7 +14,7 @@ from extraction_worker.sink.abc import Sink
 from extraction_worker.stages.pod.bundle import bundle_message, work_chunks
 from extraction_worker.stages.pod.collect import Collector
 from extraction_worker.stages.pod.invocation import Invocation
-from extraction_worker.stages.pod.job import JobPod, publish_message
+from extraction_worker.stages.pod.job import PLAN_NAME, JobPod, publish_message
 from extraction_worker.stages.publish import publish, publish_taken
 from extraction_worker.stream.allocation import prepare_allocators
 
@@ -134,10 +134,12 @@ def _collect(pod: JobPod, plan: Plan, sink: Sink, bundles: int) -> Mapping[int, 
     collector = Collector(plan, sink, bundles)
     logged = time.monotonic()
     while True:
-        started = time.monotonic()
+        started, before = time.monotonic(), collector.done
         try:
             if collector.look():
                 return collector.chosen()
+            if collector.done == before:
+                _require_staged(pod, sink)
         except Transient as error:
             invocation.log.warning("retry", doing="Looking for results", message=str(error))
         holder.check()
@@ -146,3 +148,13 @@ def _collect(pod: JobPod, plan: Plan, sink: Sink, bundles: int) -> Mapping[int, 
             logged = now
             invocation.log.info("progress", chunks=collector.done, of=len(plan.chunks))
         invocation.stop.wait(min(max(_LEAST_WAIT, 5 * (now - started)), _MOST_WAIT))
+
+
+def _require_staged(pod: JobPod, sink: Sink) -> None:
+    """Raise VerificationFailed when the plan has gone from staging: nothing will come there any more.
+
+    Another pod of this Job has published, or something else has removed what was there.
+    """
+    # A plan can be large, and a listing can be late: it is read only when the listing doesn't have it.
+    if next(iter(sink.list_state(PLAN_NAME)), None) is None:
+        pod.require_plan(sink)
