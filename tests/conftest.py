@@ -1,5 +1,6 @@
 """Servers that the tests share: PostgreSQL 18 (embedded), PostgreSQL 15 (Debian), an S3 server. All on loopback."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -163,6 +164,7 @@ class S3Server:
         # The server logs each request; an unread pipe would block it.
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
 
+    @functools.cache  # noqa: B019 - there is one server in a session
     def client(self):
         """Return a boto3 client of this server."""
         import boto3

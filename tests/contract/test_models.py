@@ -155,5 +155,5 @@ def test_models_travel_between_processes() -> None:
 def test_the_contract_is_light() -> None:
     program = "import sys, extraction_contract.load, extraction_contract.resolve; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"pyarrow", "numpy", "psycopg", "boto3", "kopf", "kubernetes", "extraction_worker"} & set(loaded)
+    assert not {"pyarrow", "numpy", "psycopg", "botocore", "kopf", "kubernetes", "extraction_worker"} & set(loaded)
     assert operator.add  # the standard library's, not a folder of ours

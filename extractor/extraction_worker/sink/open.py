@@ -61,7 +61,7 @@ def open_bucket(resolved: ResolvedJob) -> "Bucket":
 
 
 def _open_s3(resolved: ResolvedJob, declared: DeclaredS3, run_id: str) -> Sink:
-    # Here and not above: boto3 takes a quarter of a second to import, and a volume doesn't need it.
+    # Here and not above: botocore takes a quarter of a second to import, and a volume doesn't need it.
     from extraction_worker.sink.s3 import S3Sink
 
     return S3Sink(

@@ -83,7 +83,7 @@ class Bucket:
 
     @property
     def client(self) -> "S3Client":
-        """The boto3 client."""
+        """The client of botocore."""
         with self._lock:
             if self._made is None:
                 with self._errors("Preparing", ""):

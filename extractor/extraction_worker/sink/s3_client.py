@@ -1,17 +1,19 @@
 """How a store is reached, and what its answers mean: credentials, TLS, bounded patience, errors of ours."""
 
 import contextlib
+import functools
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from os import PathLike
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from extraction_worker.errors import ExtractionError, SinkFull, SinkRefused, SinkUnavailable
 
 if TYPE_CHECKING:
+    from botocore.loaders import Loader
     from mypy_boto3_s3.client import S3Client
 
 PARALLEL: Final = 8
@@ -52,7 +54,7 @@ class S3Options:
     ca
         File of the certificates to trust instead of the system's.
     credentials
-        Asked at every request, so that a rotated Secret takes effect without a restart; None is boto3's own chain.
+        Asked at every request, so that a rotated Secret takes effect without a restart; None is botocore's own chain.
     attempts
         Requests at most for one call, the first included; the pauses between them grow to 20 s.
     """
@@ -101,7 +103,7 @@ _REPLIES: Final[dict[str, type[Reply]]] = {
 
 @contextlib.contextmanager
 def store_errors(doing: str, key: str, bucket: str, options: S3Options, *expected: type[Reply]) -> Iterator[None]:
-    """Turn what boto3 raises into errors of the sink, or into the replies that the caller expects.
+    """Turn what botocore raises into errors of the sink, or into the replies that the caller expects.
 
     Parameters
     ----------
@@ -171,17 +173,25 @@ def _failure(where: str, error: Exception, options: S3Options) -> ExtractionErro
     return SinkRefused(f"{where}: the request can't be made ({name}).", hint="Check bucket, endpoint and region.")
 
 
+@functools.cache
+def _loader() -> "Loader":
+    """Return what reads the descriptions of services: a tenth of a second for each session that has its own."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
+
+
 def make_client(options: S3Options) -> "S3Client":
     """Return a client that asks for credentials at each request, and never waits for ever."""
-    import boto3
     import botocore.session
     from botocore.config import Config
     from botocore.credentials import CredentialProvider, CredentialResolver, Credentials, ReadOnlyCredentials
 
-    for library in ("boto3", "botocore", "urllib3"):
+    for library in ("botocore", "urllib3"):
         # Below this they log headers, and with them session tokens, whoever asks for it.
         logging.getLogger(library).setLevel(logging.INFO)
     session = botocore.session.Session()
+    session.register_component("data_loader", _loader())
     if options.credentials:
         ask = options.credentials
 
@@ -213,10 +223,11 @@ def make_client(options: S3Options) -> "S3Client":
         response_checksum_validation="when_required",
     )
     region = options.region or ("us-east-1" if options.endpoint else None)
-    return boto3.Session(botocore_session=session).client(
+    client = session.create_client(
         "s3",
         endpoint_url=options.endpoint,
         region_name=region,
         verify=os.fspath(options.ca) if options.ca else None,
         config=config,
     )
+    return cast("S3Client", client)
