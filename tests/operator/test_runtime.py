@@ -47,7 +47,7 @@ async def operator(kube: Kube, *, election: Election | None = None, **options: o
     """Run an operator; it ends in good order with the block, unless it has ended before."""
     config = Config(
         plan=Settings(image="extractor"), identity="me", metrics_host="127.0.0.1", metrics_port=0, election=election,
-        flush_seconds=0.02, **options,  # type: ignore[arg-type]
+        **({"flush_seconds": 0.02} | options),  # type: ignore[arg-type]
     )  # fmt: skip
     it = Operator(config, kube.login)
     it._switch = Switchless()  # type: ignore[assignment]
@@ -134,7 +134,7 @@ def test_a_source_is_checked_and_its_job_gets_a_lead():
     run(scenario)
 
 
-def test_a_new_job_is_looked_at_before_others_and_needs_one_turn_until_its_lead(monkeypatch: pytest.MonkeyPatch):
+def test_a_new_job_is_looked_at_before_others_and_needs_one_turn_and_one_status_until_it_plans(monkeypatch: pytest.MonkeyPatch):
     added: list[tuple[Ref, bool]] = []
     add = Workers.add
 
@@ -148,12 +148,15 @@ def test_a_new_job_is_looked_at_before_others_and_needs_one_turn_until_its_lead(
 
     async def scenario(kube: Kube) -> None:
         await kube.put(DATA_SOURCE, data_source(ready=True, finalizers=["extraction-operator.io/cleanup"]))
-        async with operator(kube) as it:
+        async with operator(kube, flush_seconds=3600.0) as it:
             await until(lambda: it._health.is_ready)
             await kube.put(EXTRACTION_JOB, extraction_job())
-            await until(lambda: jobs(kube, "lead"))
+            await until(lambda: kube.get(EXTRACTION_JOB, "default", "orders").get("status"))
+            assert jobs(kube, "lead")
             assert kube.get(EXTRACTION_JOB, "default", "orders")["metadata"]["finalizers"]
             await until(lambda: len([key for key, _ in added if key.kind is Parent.JOB]) > 1)
+        told = [call.body["status"]["phase"] for call in kube.writes() if call.path.endswith("orders/status")]
+        assert told == ["Planning"]
         assert [ahead for key, ahead in added if key.kind is Parent.JOB][:2] == [True, False]
 
     run(scenario)
