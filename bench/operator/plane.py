@@ -142,7 +142,8 @@ class Operator:
         while self.metrics().get("reconcile_seconds_count", 0) < least:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(self.log.read_text()[-2000:])
-            await asyncio.sleep(0.02)
+            # Each look costs the operator a page of its metrics.
+            await asyncio.sleep(0.1)
         return time.monotonic() - self.began
 
     def warnings(self) -> list[str]:

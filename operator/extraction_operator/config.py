@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from extraction_operator.cluster.leader import Timing
+from extraction_operator.cluster.timing import Timing
 from extraction_operator.plan.budget import DEFAULT_CAP
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.values import Key

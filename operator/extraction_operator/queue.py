@@ -129,7 +129,8 @@ class KeyQueue(Generic[K]):
 
     def oldest(self, now: float) -> float:
         """Return for how many seconds the oldest key has been due."""
-        return max((now - due for key, due in self._due.items() if key not in self._working), default=0.0)
+        due = self.next_due()
+        return 0.0 if due is None else max(0.0, now - due)
 
     def longest_work(self, now: float) -> float:
         """Return for how many seconds the key that takes longest is being worked on."""

@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,6 @@ from extraction_operator.queue import KeyQueue
 from extraction_operator.reconcile import Hands, Reconciler
 from extraction_operator.store import Parent, Ref
 from extraction_operator.stores import tell_of_stores
-from extraction_operator.watch.stream import watch
 from extraction_operator.workers import Workers, describe
 
 if TYPE_CHECKING:
@@ -165,6 +164,8 @@ class Operator:
         self._health.is_ready = True
         log.info("Everything is listed.", extra={"jobs": sum(1 for _ in self._store.phases())})
         self._spawn(self._compare_for_ever(), "compare")
+        # kopf takes a while to be imported, and what is decided first needs no news.
+        watch = await asyncio.to_thread(_load_watch)
         await watch(self._login, self._config.namespaces, self._store.apply, self._metrics, stop.set)
 
     async def _lead(self) -> None:
@@ -331,6 +332,12 @@ class Operator:
         """Return the age of the oldest lead that holds a snapshot."""
         began = [lead.created for lead in self._store.leads()]
         return (datetime.now(UTC) - min(began)).total_seconds() if began else 0.0
+
+
+def _load_watch() -> Callable[..., Coroutine[Any, Any, None]]:
+    from extraction_operator.watch.stream import watch
+
+    return watch
 
 
 __all__ = ["Exit", "Operator", "run"]

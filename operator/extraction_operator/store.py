@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from extraction_contract.models import DataSource, ExtractionJob
 from extraction_operator.cluster import parse
@@ -32,8 +32,7 @@ class Parent(StrEnum):
     SOURCE = "DataSource"
 
 
-@dataclass(frozen=True, order=True)
-class Ref:
+class Ref(NamedTuple):
     """An object to decide about."""
 
     kind: Parent

@@ -13,7 +13,7 @@ import pytest
 
 from extraction_operator.cluster.errors import NotLeaderError
 from extraction_operator.cluster.fence import LINGER, SLACK, Fence, socket_factory
-from extraction_operator.cluster.leader import Timing
+from extraction_operator.cluster.timing import Timing
 
 
 class Clock:

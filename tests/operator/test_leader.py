@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 import pytest
 
 from extraction_operator.cluster.errors import ApiError, UnreachableError
-from extraction_operator.cluster.leader import Elector, LostLeaseError, Record, Timing
+from extraction_operator.cluster.leader import Elector, LostLeaseError, Record
+from extraction_operator.cluster.timing import Timing
 from extraction_operator.plan.values import Key
 
 

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from extraction_contract.messages import CheckMessage
 from extraction_operator import cli
 from extraction_operator.cluster.kinds import CORE_EVENT, DATA_SOURCE, EVENT, EXTRACTION_JOB, JOB, LEASE, POD
-from extraction_operator.cluster.leader import Timing
+from extraction_operator.cluster.timing import Timing
 from extraction_operator.config import Config, Election
 from extraction_operator.plan.settings import Settings
 from extraction_operator.plan.values import Key
@@ -299,7 +299,7 @@ def test_without_a_watch_nothing_goes_on(monkeypatch: pytest.MonkeyPatch):
     async def broken(*_: object) -> None:
         raise RuntimeError("kopf has ended.")
 
-    monkeypatch.setattr("extraction_operator.runtime.watch", broken)
+    monkeypatch.setattr("extraction_operator.watch.stream.watch", broken)
 
     async def scenario(kube: Kube) -> None:
         async with operator(kube) as it:

@@ -17,6 +17,7 @@ from extraction_operator.cluster.client import Api
 from extraction_operator.cluster.errors import ApiError, ClusterError
 from extraction_operator.cluster.kinds import LEASE
 from extraction_operator.cluster.parse import parse_time
+from extraction_operator.cluster.timing import Timing
 from extraction_operator.plan.values import Key
 from extraction_operator.workers import describe
 
@@ -25,18 +26,6 @@ log = logging.getLogger(__name__)
 
 class LostLeaseError(Exception):
     """The Lease couldn't be renewed in time, or is somebody else's."""
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds."""
-
-    duration: float = 10.0
-    """Others wait for this long, since they saw a renewal, before they take over."""
-    deadline: float = 6.0
-    """The leader gives up when its last renewal began this long ago."""
-    retry: float = 2.0
-    """Between attempts, and the longest time that one may take."""
 
 
 @dataclass(frozen=True)

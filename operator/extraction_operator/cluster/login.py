@@ -34,7 +34,10 @@ class Login:
         """URL of the API server."""
         return str(self.configuration.host).rstrip("/")
 
-    def session(self, socket_factory: Callable[[Any], Any] | None = None, *, limit: int = 32) -> aiohttp.ClientSession:
+    def session(
+        self, socket_factory: Callable[[Any], Any] | None = None, *, limit: int = 32,
+        response_class: type[aiohttp.ClientResponse] = aiohttp.ClientResponse,
+    ) -> aiohttp.ClientSession:  # fmt: skip
         """Return a new session, which signs every request with the credentials of that moment.
 
         Parameters
@@ -43,6 +46,8 @@ class Login:
             Makes its sockets, see aiohttp's connector.
         limit
             How many connections it may have.
+        response_class
+            Of its answers.
         """
         connector = aiohttp.TCPConnector(
             ssl=self.tls, limit=limit, socket_factory=socket_factory, resolver=aiohttp.ThreadedResolver()
@@ -51,7 +56,7 @@ class Login:
         headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
         return aiohttp.ClientSession(
             connector=connector, headers=headers, middlewares=(self._sign,), read_bufsize=_READ_BUFFER,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+            response_class=response_class, timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         )  # fmt: skip
 
     async def _sign(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

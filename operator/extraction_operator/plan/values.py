@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from extraction_contract.live import LiveProgress
 from extraction_contract.messages import Message
@@ -31,9 +31,8 @@ class Role(StrEnum):
     CHECK = "check"
 
 
-@dataclass(frozen=True, order=True)
-class Key:
-    """An object of a kind that the caller knows."""
+class Key(NamedTuple):
+    """An object of a kind that the caller knows. A tuple, as most of what the store does is to look one up."""
 
     namespace: str
     name: str
