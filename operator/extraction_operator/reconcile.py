@@ -103,8 +103,8 @@ class Reconciler:
             await self._reconcile_source(ref)
 
     async def _reconcile_job(self, ref: Ref) -> None:
-        # A new job goes on as soon as it has its finalizer, and not behind all others in the queue. Once it has its lead
-        # it says so before anybody writes that it waits for one: a write less for each.
+        # A new job goes on as soon as it has its finalizer, and not behind all others in the queue. Once it has its
+        # lead it says so before anybody writes that it waits for one: a write less for each.
         for _ in range(_STEPS):
             if not _goes_on(await self._decide_job(ref)):
                 break

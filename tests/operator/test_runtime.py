@@ -134,7 +134,7 @@ def test_a_source_is_checked_and_its_job_gets_a_lead():
     run(scenario)
 
 
-def test_a_new_job_is_looked_at_before_others_and_needs_one_turn_and_one_status_until_it_plans(monkeypatch: pytest.MonkeyPatch):
+def test_a_new_job_is_looked_at_before_others_and_needs_one_turn_until_it_plans(monkeypatch: pytest.MonkeyPatch):
     added: list[tuple[Ref, bool]] = []
     add = Workers.add
 

@@ -23,6 +23,8 @@ from extraction_operator.workers import describe
 
 log = logging.getLogger(__name__)
 
+_TIMING = Timing()
+
 
 class LostLeaseError(Exception):
     """The Lease couldn't be renewed in time, or is somebody else's."""
@@ -121,7 +123,7 @@ class Elector:
     """
 
     def __init__(
-        self, leases: Leases, identity: str, renewed: Callable[[float], None], *, timing: Timing = Timing(),
+        self, leases: Leases, identity: str, renewed: Callable[[float], None], *, timing: Timing = _TIMING,
         clock: Callable[[], float] = time.monotonic, fraction: Callable[[], float] = random.random,
     ) -> None:  # fmt: skip
         self._leases = leases

@@ -93,8 +93,7 @@ def _registry(login: Login, apply: Apply, observer: Observer) -> kopf.OperatorRe
 
 
 class _Answer(aiohttp.ClientResponse):
-    """An answer whose JSON is read in half the time of the standard library, and without a copy as text: kopf lists
-    everything when it begins."""
+    """An answer whose JSON is read in half the time, and without a copy as text: kopf lists everything at first."""
 
     async def json(self, **options: Any) -> Any:
         """Return what was answered."""
