@@ -9,7 +9,7 @@ from bench.operator.plane import Operator, Plane, plane
 from bench.operator.report import Report
 from bench.operator.scene import ROLE, Scene
 
-_MIB = 1 << 20
+_MB = 1_000_000
 _MOST_MEMORY, _MOST_SECONDS, _MOST_CPU = 200, 5.0, 1.0
 
 
@@ -33,7 +33,7 @@ async def _run(
         )
         with it.operator() as first:
             await _wait_for_workers(api, scene, running)
-            report.add(f"first start: peak memory while {running} jobs begin", _peak(first), "MiB")
+            report.add(f"first start: peak memory while {running} jobs begin", _peak(first), "MB")
         begins, whole = [], []
         for number in range(restarts):
             with it.operator() as operator:
@@ -69,8 +69,8 @@ async def _wait_for_workers(api: Client, scene: Scene, running: int) -> None:
 
 async def _rest(report: Report, operator: Operator, idle: float) -> None:
     await asyncio.sleep(15)
-    report.add("memory at rest", operator.process.memory_info().rss / _MIB, "MiB", most=_MOST_MEMORY)
-    report.add("peak memory since the start", _peak(operator), "MiB", most=_MOST_MEMORY)
+    report.add("memory at rest", operator.process.memory_info().rss / _MB, "MB", most=_MOST_MEMORY)
+    report.add("peak memory since the start", _peak(operator), "MB", most=_MOST_MEMORY)
     cpu, began = operator.cpu_seconds(), time.monotonic()
     await asyncio.sleep(idle)
     used = (operator.cpu_seconds() - cpu) / (time.monotonic() - began)
@@ -80,4 +80,4 @@ async def _rest(report: Report, operator: Operator, idle: float) -> None:
 def _peak(operator: Operator) -> float:
     with open(f"/proc/{operator.process.pid}/status") as status:  # noqa: PTH123 -- a file of the kernel
         line = next(line for line in status if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1024
+    return int(line.split()[1]) * 1024 / _MB

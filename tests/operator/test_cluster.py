@@ -4,6 +4,7 @@ import asyncio
 import gc
 import json
 import math
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -513,6 +514,23 @@ def test_a_status_that_is_stored_already_isnt_written_but_its_events_are_true():
         await world.statuses.flush()
         assert world.kube.writes() == []
         assert [event.reason for written in world.written for event in written.events] == ["A", "B"]
+
+    run(scenario)
+
+
+def test_nothing_is_kept_of_a_status_once_it_is_stored():
+    async def scenario(world: World) -> None:
+        made = await world.kube.put(EXTRACTION_JOB, extraction_job())
+        stored, written = RUNNING.model_copy(), PUBLISHING.model_copy()
+        kept = [weakref.ref(stored), weakref.ref(written)]
+        world.statuses.offer(draft(made, stored), stored)
+        world.statuses.offer(draft(made, written), stored)
+        await world.statuses.flush()
+        assert len(world.written) == 2
+        world.written.clear()
+        del stored, written
+        gc.collect()
+        assert [known() for known in kept] == [None, None]
 
     run(scenario)
 

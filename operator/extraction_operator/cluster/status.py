@@ -1,10 +1,11 @@
 """Statuses, written in batches: the newest of each object, once a second, and only where something differs."""
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from extraction_contract.source import DataSourceStatus
@@ -29,6 +30,8 @@ class Draft:
     uid: str
     status: Status
     events: tuple[Event, ...] = ()
+    number: int = field(default=0, compare=False)
+    """Given to it by :class:`Statuses`: of two of one object, the greater is newer."""
 
 
 class Statuses:
@@ -63,8 +66,10 @@ class Statuses:
         self._written = written
         self._failed = failed
         self._waiting: dict[tuple[Kind, Key], Draft] = {}
-        # A batch that is under way must not put an older status over one that was written meanwhile.
-        self._newest: dict[tuple[Kind, Key], Draft] = {}
+        # A batch that is under way must not put an older status over one that was written meanwhile. Numbers, as the
+        # statuses of thousands of objects would take more memory than all else that is known of them.
+        self._newest: dict[tuple[Kind, Key], int] = {}
+        self._numbers = itertools.count(1)
         self._turns: dict[tuple[Kind, Key], asyncio.Lock] = {}
         self._slots = asyncio.Semaphore(parallel)
 
@@ -118,8 +123,8 @@ class Statuses:
         older = self._waiting.pop((draft.kind, draft.key), None)
         if older is not None and older.uid == draft.uid and older.events:
             draft = replace(draft, events=_unique((*older.events, *draft.events)))
-        self._newest[draft.kind, draft.key] = draft
-        return draft
+        number = self._newest[draft.kind, draft.key] = next(self._numbers)
+        return replace(draft, number=number)
 
     async def _try(self, draft: Draft) -> None:
         try:
@@ -137,7 +142,7 @@ class Statuses:
         patch = {"metadata": {"uid": draft.uid}, "status": draft.status.model_dump(mode="json", by_alias=True)}
         place = (draft.kind, draft.key)
         async with self._turns.setdefault(place, asyncio.Lock()), self._slots:
-            if self._newest.get(place, draft) is not draft:
+            if self._newest.get(place, draft.number) != draft.number:
                 return
             try:
                 answer = await self._api.merge(draft.kind, draft.key.namespace, draft.key.name, patch, "status")
