@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Protocol
 
 from extraction_contract.models import DataSource, ExtractionJob
@@ -103,8 +104,8 @@ class Reconciler:
             await self._reconcile_source(ref)
 
     async def _reconcile_job(self, ref: Ref) -> None:
-        # A new job goes on as soon as it has its finalizer, and not behind all others in the queue. Once it has its
-        # lead it says so before anybody writes that it waits for one: a write less for each.
+        # A new job goes on as soon as it has its finalizer, and not behind all others in the queue. What is said of it
+        # is that it has a lead, and not before that it waits for one: a write less for each.
         for _ in range(_STEPS):
             if not _goes_on(await self._decide_job(ref)):
                 break
@@ -232,12 +233,20 @@ class Reconciler:
             self._again(ref, (decision.again_at - self._now()).total_seconds())
         uid = declared.metadata.uid or ""
         draft = Draft(kind, ref.key, uid, decision.status, decision.events)
+        offer = partial(self._hands.statuses.offer, draft, declared.status)
+        goes_on = _goes_on(decision.actions)
         if decision.urgent:
             await self._hands.statuses.write(draft, declared.status)
-        else:
-            self._hands.statuses.offer(draft, declared.status)
-        for action in decision.actions:
-            await self._act(ref, kind, uid, action)
+        elif not goes_on:
+            offer()
+        try:
+            for action in decision.actions:
+                await self._act(ref, kind, uid, action)
+        except BaseException:
+            if goes_on and not decision.urgent:
+                # What would have been said after the next decision has to wait.
+                offer()
+            raise
 
     async def _act(self, ref: Ref, kind: Kind, uid: str, action: Action) -> None:
         children, namespace = self._hands.children, ref.key.namespace

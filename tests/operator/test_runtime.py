@@ -23,7 +23,7 @@ from extraction_operator.plan.values import Key
 from extraction_operator.runtime import Exit, Operator
 from extraction_operator.store import Parent, Ref
 from extraction_operator.workers import Workers
-from support.kube import Kube, now, refuse
+from support.kube import Handler, Kube, now, refuse
 from support.objects import condition, data_source, extraction_job, labels, metadata
 
 LEASE_KEY = Key("default", "extraction-operator")
@@ -146,10 +146,17 @@ def test_a_new_job_is_looked_at_before_others_and_needs_one_turn_until_it_plans(
 
     monkeypatch.setattr(Workers, "add", once)
 
+    async def slow(request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Take longer to answer than statuses wait."""
+        if request.method != "GET":
+            await asyncio.sleep(0.1)
+        return await handler(request)
+
     async def scenario(kube: Kube) -> None:
         await kube.put(DATA_SOURCE, data_source(ready=True, finalizers=["extraction-operator.io/cleanup"]))
-        async with operator(kube, flush_seconds=3600.0) as it:
+        async with operator(kube) as it:
             await until(lambda: it._health.is_ready)
+            kube.fault = slow
             await kube.put(EXTRACTION_JOB, extraction_job())
             await until(lambda: kube.get(EXTRACTION_JOB, "default", "orders").get("status"))
             assert jobs(kube, "lead")
@@ -189,6 +196,8 @@ def test_what_the_api_server_refuses_is_told_in_an_event_and_tried_again():
                 await until(lambda: any(
                     raw.get("reason") == "ChildRefused" for (plural, _, _), raw in kube.objects.items()
                     if plural == EVENT.plural))  # fmt: skip
+                await until(lambda: "status" in kube.get(EXTRACTION_JOB, "default", "orders"))
+                assert kube.get(EXTRACTION_JOB, "default", "orders")["status"]["phase"] == "Pending"
                 kube.fault = None
                 await until(lambda: jobs(kube, "lead"))
                 assert it._queue.retries > 0
