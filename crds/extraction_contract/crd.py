@@ -58,6 +58,8 @@ class Kind:
     plural: str
     short: str
     columns: tuple[Column, ...]
+    selectable: tuple[str, ...] = ()
+    """Paths of fields that may stand in a field selector."""
 
     @property
     def name(self) -> str:
@@ -95,6 +97,8 @@ class Kind:
             "subresources": {"status": {}},
             "additionalPrinterColumns": [column.document() for column in self.columns],
         }
+        if self.selectable:
+            version["selectableFields"] = [{"jsonPath": path} for path in self.selectable]
         names = {
             "kind": self.name,
             "listKind": f"{self.name}List",
@@ -155,6 +159,7 @@ KINDS = (
             Column("Consistency", "string", ".status.result.consistency", wide=True),
             Column("Message", "string", f"{_READY}.message", wide=True),
         ),
+        selectable=(".status.phase", ".spec.dataSourceRef.name"),
     ),
 )
 

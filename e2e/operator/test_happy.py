@@ -67,6 +67,9 @@ def test_kubectl_tells_the_story(small_job: Job) -> None:
     wide = namespace.kubectl("get", "exj", "-o", "wide")
     assert "Snapshot" in wide
     assert "shop" in wide
+    for selector in ("status.phase=Succeeded", "spec.dataSourceRef.name=shop"):
+        assert job.name in namespace.kubectl("get", "exj", "--field-selector", selector)
+    assert not namespace.kubectl("get", "exj", "--field-selector", "status.phase=Failed")
     described = namespace.kubectl("describe", "exj", job.name)
     assert "Succeeded" in described
     assert f"{FEW:,} rows" in described

@@ -9,7 +9,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import UTC, datetime
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -158,7 +158,7 @@ class Operator:
 
     async def _watch(self, stop: asyncio.Event) -> None:
         """List everything, then watch."""
-        # After the first look at the Lease: a replica that gets it at once lists everything once, not twice.
+        # After the first look at the Lease: a replica that gets it at once has a shorter LIST to wait for.
         await self._looked.wait()
         await self._list_everything(since=0.0)
         self._health.is_ready = True
@@ -176,18 +176,17 @@ class Operator:
             self._switch.install()
             await self._elector.acquire(self._looked.set)
             log.info("This replica is the leader.")
+        # Held from here on, also while the LISTs are taken in.
+        holding, began = self._spawn(self._hold(), "hold"), time.monotonic()
+        await self._unless(holding, self._list_open())
         self._looked.set()
-        # Held from here on, also while everything is listed.
-        holding = self._spawn(self._hold(), "hold")
-        await self._unless(holding, self._list_everything(since=time.monotonic()))
         self._metrics.leads(leader=True)
         self._accounts.is_leading = True
         for ref in self._store.refs():
             self._workers.add(ref)
         self._spawn(self._statuses.run(self._config.flush_seconds), "statuses")
         self._spawn(self._events.run(), "events")
-        if self._recorder is not None:
-            self._spawn(self._recorder.lead(self._store, self._config.flush_seconds), "record")
+        self._spawn(self._take_in_the_rest(began), "rest")
         if self._config.pod is not None:
             own = OwnPod(self._api, self._events, self._config.pod)
             self._spawn(tell_of_stores(own, self._config, self._recorder), "own pod")
@@ -215,20 +214,24 @@ class Operator:
         self._fence.open_until(deadline)
         self._switch.arm(deadline + SLACK - time.monotonic())
 
+    async def _list_open(self) -> None:
+        """Bring the store to the state of now, but for jobs that have ended: nothing depends on those."""
+        async with self._listing_lock:
+            await _until_listed(self._listing.compare_open)
+
     async def _list_everything(self, *, since: float) -> None:
-        """Bring the store to a state that is not older than a moment; the API server may be away for long."""
-        pause = 0.2
+        """Bring the store to a state that is not older than a moment."""
         async with self._listing_lock:
             while self._listed < since or not self._listed:
                 begin = time.monotonic()
-                try:
-                    await self._listing.compare()
-                except ClusterError as error:
-                    log.warning("Not everything could be listed.", extra={"error": describe(error)})
-                    await asyncio.sleep(pause)
-                    pause = min(2 * pause, 5.0)
-                else:
-                    self._listed = begin
+                await _until_listed(self._listing.compare)
+                self._listed = begin
+
+    async def _take_in_the_rest(self, began: float) -> None:
+        """List the jobs that have ended, too; what is recorded depends on all of them."""
+        await self._list_everything(since=began)
+        if self._recorder is not None:
+            await self._recorder.lead(self._store, self._config.flush_seconds)
 
     async def _compare_for_ever(self) -> None:
         while True:
@@ -332,6 +335,20 @@ class Operator:
         """Return the age of the oldest lead that holds a snapshot."""
         began = [lead.created for lead in self._store.leads()]
         return (datetime.now(UTC) - min(began)).total_seconds() if began else 0.0
+
+
+async def _until_listed(compare: Callable[[], Awaitable[int]]) -> None:
+    """Compare until it succeeds: the API server may be away for long."""
+    pause = 0.2
+    while True:
+        try:
+            await compare()
+        except ClusterError as error:
+            log.warning("Not everything could be listed.", extra={"error": describe(error)})
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 5.0)
+        else:
+            return
 
 
 def _load_watch() -> Callable[..., Coroutine[Any, Any, None]]:

@@ -108,6 +108,9 @@ def test_kubectl_shows_what_people_look_for() -> None:
     assert job["names"]["shortNames"] == ["exj"]
     assert job["names"]["categories"] == ["extraction"]
     assert job["versions"][0]["subresources"] == {"status": {}}
+    assert job["versions"][0]["selectableFields"] == [
+        {"jsonPath": ".status.phase"}, {"jsonPath": ".spec.dataSourceRef.name"},
+    ]  # fmt: skip
     columns = job["versions"][0]["additionalPrinterColumns"]
     assert [c["name"] for c in columns if "priority" not in c] == ["Phase", "Progress", "Rows", "Age"]
     assert [c["name"] for c in columns if "priority" in c] == ["Source", "Rate", "Consistency", "Message"]

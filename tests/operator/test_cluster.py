@@ -822,6 +822,41 @@ def test_the_first_page_of_the_next_kind_is_under_way_and_parents_are_told_of_fi
     run(scenario)
 
 
+def test_what_is_open_is_compared_without_the_jobs_that_have_ended():
+    async def scenario(world: World) -> None:
+        listing = Listing(world.api, world.store, ())
+        for name, phase in (("new", None), ("running", "Running"), ("over", "Succeeded"), ("failed", "Failed")):
+            await world.kube.put(EXTRACTION_JOB, extraction_job(name, phase=phase))
+        await world.kube.put(DATA_SOURCE, data_source())
+        await world.kube.put(JOB, child("a"))
+        assert await listing.compare_open() == 4
+        assert sorted(ref.key.name for ref in world.store.refs()) == ["new", "running", "shop"]
+        # Of those that were open, one has ended and one is gone, and no watch has told.
+        await world.kube.put(EXTRACTION_JOB, extraction_job("running", phase="Succeeded"))
+        await world.kube.remove(EXTRACTION_JOB, "default", "new", silently=True)
+        assert await listing.compare_open() == 2
+        assert world.store.brief(Key("default", "running")).phase == "Succeeded"
+        assert world.store.brief(Key("default", "new")) is None
+        assert await listing.compare() == 2
+        assert await listing.compare_open() == 0
+        assert [ref.key.name for ref in world.store.refs()] == ["failed", "over", "running", "shop"]
+
+    run(scenario)
+
+
+def test_where_jobs_cant_be_selected_by_their_phase_all_are_compared(caplog: pytest.LogCaptureFixture):
+    async def scenario(world: World) -> None:
+        await world.kube.put(EXTRACTION_JOB, extraction_job(phase="Succeeded"))
+        old = refuse(400, "BadRequest", when=lambda request: "fieldSelector" in request.query)
+        with world.kube.failing(old):
+            assert await Listing(world.api, world.store, ()).compare_open() == 1
+        with world.kube.failing(refuse(500, "InternalError")), pytest.raises(ApiError):
+            await Listing(world.api, world.store, ()).compare_open()
+
+    run(scenario)
+    assert "older version" in caplog.text
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_a_comparison_that_fails_leaves_nothing_under_way_and_the_collector_as_it_was(
     enabled: bool, caplog: pytest.LogCaptureFixture

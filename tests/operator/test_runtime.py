@@ -19,7 +19,7 @@ from extraction_operator.cluster.kinds import CORE_EVENT, DATA_SOURCE, EVENT, EX
 from extraction_operator.cluster.timing import Timing
 from extraction_operator.config import Config, Election
 from extraction_operator.plan.settings import Settings
-from extraction_operator.plan.values import Key
+from extraction_operator.plan.values import FINALIZER, Key
 from extraction_operator.runtime import Exit, Operator
 from extraction_operator.store import Parent, Ref
 from extraction_operator.workers import Workers
@@ -169,6 +169,30 @@ def test_a_new_job_is_looked_at_before_others_and_needs_one_turn_until_it_plans(
     run(scenario)
 
 
+def test_a_job_is_decided_about_before_those_that_have_ended_are_listed():
+    async def scenario(kube: Kube) -> None:
+        await kube.put(DATA_SOURCE, data_source(ready=True, finalizers=["extraction-operator.io/cleanup"]))
+        await kube.put(EXTRACTION_JOB, extraction_job())
+        await kube.put(EXTRACTION_JOB, extraction_job("ended", phase="Succeeded", finalizers=[FINALIZER]))
+        go_on = asyncio.Event()
+
+        async def hold_up(request: web.Request, handler: Handler) -> web.StreamResponse:
+            if request.path.endswith("/extractionjobs") and "fieldSelector" not in request.query:
+                await go_on.wait()
+            return await handler(request)
+
+        with kube.failing(hold_up):
+            async with operator(kube) as it:
+                await until(lambda: jobs(kube, "lead"))
+                assert not it._health.is_ready
+                assert kube.get(EXTRACTION_JOB, "default", "ended")["metadata"]["finalizers"]
+                go_on.set()
+                await until(lambda: it._health.is_ready)
+                await until(lambda: not kube.get(EXTRACTION_JOB, "default", "ended")["metadata"]["finalizers"])
+
+    run(scenario)
+
+
 def test_nothing_is_done_twice_after_a_restart_at_any_moment():
     async def scenario(kube: Kube) -> None:
         await kube.put(DATA_SOURCE, data_source(ready=True, finalizers=["extraction-operator.io/cleanup"]))
@@ -279,7 +303,7 @@ def test_what_vanishes_without_an_event_is_found_by_the_next_comparison():
     async def scenario(kube: Kube) -> None:
         await kube.put(EXTRACTION_JOB, extraction_job())
         async with operator(kube, compare_seconds=0.1) as it:
-            await until(lambda: it._store.job(Key("default", "orders")))
+            await until(lambda: it._health.is_ready)
             await kube.remove(EXTRACTION_JOB, "default", "orders", silently=True)
             await until(lambda: it._store.job(Key("default", "orders")) is None)
             await until(lambda: "store_drift_total 1.0" in it._metrics.page().decode())

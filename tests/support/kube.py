@@ -282,10 +282,16 @@ def _key(kind: Kind, raw: Object) -> tuple[str, str, str]:
 def _selected(raw: Object, request: web.Request) -> bool:
     labels = raw["metadata"].get("labels") or {}
     selector = request.query.get("labelSelector", "")
-    fields = dict(part.split("=") for part in request.query.get("fieldSelector", "").split(",") if part)
+    fields = [part for part in request.query.get("fieldSelector", "").split(",") if part]
     return all(
         labels.get(key) == value for key, value in (part.split("=") for part in selector.split(",") if part)
-    ) and all(_field(raw, path) == value for path, value in fields.items())
+    ) and all(_has_field(raw, part) for part in fields)
+
+
+def _has_field(raw: Object, requirement: str) -> bool:
+    """Whether an object meets ``path=value`` or ``path!=value``; a field that isn't there is empty."""
+    path, value = requirement.split("=")
+    return ((_field(raw, path.removesuffix("!")) or "") == value) != path.endswith("!")
 
 
 def _field(raw: Any, path: str) -> Any:
