@@ -21,6 +21,19 @@ SELECT pg_catalog.txid_current_snapshot()::pg_catalog.text AS snapshot,
 """
 
 
+def held_sql(snapshot_id: str) -> str:
+    """Return an expression of SQL: whether the transaction that exported a snapshot goes on.
+
+    Every transaction has its virtual id locked, and the file of an exported snapshot is named for it, in hexadecimal
+    (``ExportSnapshot`` in PostgreSQL's snapmgr.c).
+    """
+    process, transaction, _ = (int(part, 16) for part in snapshot_id.split("-"))
+    return (
+        "EXISTS (SELECT FROM pg_catalog.pg_locks WHERE locktype = 'virtualxid' AND granted "
+        f"AND virtualxid = '{process}/{transaction}')"
+    )
+
+
 def identity_from_row(row: tuple[object, ...], snapshot_id: str) -> SnapshotIdentity:
     """Return the identity from a row of :data:`IDENTITY_SQL`."""
     snapshot, system_identifier, timeline, started, in_recovery, address, version, lsn = row

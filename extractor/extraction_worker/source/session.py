@@ -27,7 +27,7 @@ from extraction_worker.model import Consistency, Plan, SnapshotIdentity
 from extraction_worker.source.contract import BEGIN, contract_settings, contract_sql, opening_sql
 from extraction_worker.source.danger import Pacer
 from extraction_worker.source.failures import translate
-from extraction_worker.source.identity import IDENTITY_SQL, check_identity, identity_from_row
+from extraction_worker.source.identity import IDENTITY_SQL, check_identity, held_sql, identity_from_row
 from extraction_worker.source.settings import SourceSettings
 from extraction_worker.source.shape import check_shape, check_storage, shape_sql
 from extraction_worker.source.slots import Claim, take_slot
@@ -258,7 +258,7 @@ class ReadSession:
         Raises
         ------
         SnapshotLost, SourceNotPinned
-            This session doesn't see the plan's snapshot.
+            This session doesn't see the plan's snapshot, or nobody holds it any more.
         """
         with self._lock:
             self._cancelled_at = None
@@ -280,8 +280,13 @@ class ReadSession:
                 raise UnsupportedSource(
                     f"The server made {name} {now!r} of {value!r}: the session contract doesn't hold."
                 )
-        identity = identity_from_row(self._row(IDENTITY_SQL), plan.identity.snapshot_id)
-        check_identity(plan.identity, identity, snapshot=shared)
+        held = held_sql(snapshot_id) if snapshot_id else "true"
+        *row, is_held = self._row(f"{IDENTITY_SQL}, {held}")
+        check_identity(plan.identity, identity_from_row(tuple(row), plan.identity.snapshot_id), snapshot=shared)
+        if not is_held:
+            # Who waited for the holder may have been let in before us, and others may wait for us now: nobody is left
+            # who would end this session for them.
+            raise SnapshotLost("The snapshot was let go before the tables were locked.")
 
     def _look_where_it_is(self, expected: SnapshotIdentity) -> None:
         """Raise a better reason why a snapshot isn't there, if there is one: another server, or a restarted one.

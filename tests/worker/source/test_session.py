@@ -125,6 +125,33 @@ def test_an_ended_snapshot_is_lost_not_replaced(session, holder):
     assert isinstance(session_module.translate(caught.value, "Reading"), SnapshotLost)
 
 
+def test_a_snapshot_that_is_let_go_while_a_session_waits_for_its_locks_is_lost(session, holder, database, settings):
+    """DDL that waited for the holder is let in first; nobody would let through whoever waits for this session."""
+    holder.execute("LOCK TABLE public.t IN ACCESS SHARE MODE")
+    plan, errors = plan_of(holder), []
+
+    def read() -> None:
+        try:
+            session.begin(plan)
+        except SnapshotLost as error:
+            errors.append(error)
+
+    def waiting(mode: str) -> object:
+        return database.execute("SELECT 1 FROM pg_locks WHERE mode = %s AND NOT granted", mode)
+
+    with psycopg.connect(database.conninfo) as ddl:
+        threads = [threading.Thread(target=ddl.execute, args=["LOCK TABLE public.t"]), threading.Thread(target=read)]
+        threads[0].start()
+        wait_until(lambda: waiting("AccessExclusiveLock"))
+        threads[1].start()
+        wait_until(lambda: waiting("AccessShareLock"))
+        holder.execute("ROLLBACK")
+        threads[0].join()
+        ddl.rollback()
+        threads[1].join()
+    assert [str(error) for error in errors] == ["The snapshot was let go before the tables were locked."]
+
+
 def test_per_partition_takes_a_snapshot_of_its_own(session, holder, database):
     plan = plan_of(holder, consistency=Consistency.PER_PARTITION)
     holder.execute("ROLLBACK")
