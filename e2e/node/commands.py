@@ -7,9 +7,9 @@ from pathlib import Path
 
 from e2e.node.errors import NodeError
 
-# Of the environment of programs in Go: memory is there, processors are few. They collect garbage half as often as Go's
+# Of the environment of programs in Go: memory is there, processors are few. They collect garbage a quarter as often as Go's
 # default has it.
-GO_GARBAGE = {"GOGC": "200"}
+GO_GARBAGE = {"GOGC": "400"}
 
 
 def run(*command: str | Path, stdin: str | None = None, timeout: float = 120) -> str:

@@ -36,7 +36,7 @@ class Settings:
     """How long a pod may be pending before events are searched for the reason."""
     last_words: float = 5.0
     """How long to wait for the message of a pod whose Job has failed already."""
-    brief: float = 2.0
+    brief: float = 5.0
     """How long publishing lasts before the phase says so."""
     clean_deadline: int = 600
     """Longest clean-up; what is left then is named in an Event."""
