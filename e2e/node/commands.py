@@ -7,8 +7,8 @@ from pathlib import Path
 
 from e2e.node.errors import NodeError
 
-# Of the environment of programs in Go: memory is there, processors are few. They collect garbage a quarter as often as Go's
-# default has it.
+# Of the environment of programs in Go: memory is there, processors are few. They collect garbage a quarter as often as
+# Go's default has it.
 GO_GARBAGE = {"GOGC": "400"}
 
 
