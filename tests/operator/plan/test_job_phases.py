@@ -90,7 +90,7 @@ def test_a_job_of_several_bundles_goes_through_its_phases():
     assert decision.urgent
     assert decision.status.result is not None
     told = PUBLISHED.model_dump(exclude={"plan_digest", "work", "snapshot_seconds"})
-    assert decision.status.result.model_dump() == told | {"seconds": 12}
+    assert decision.status.result.model_dump() == told | {"seconds": 10 + SETTINGS.brief}
     assert kstatus(decision.status, generation=1) == "Current"
     assert {c.type for c in decision.status.conditions if c.status == "True"} == {"Ready", "Succeeded"}
     decision = world.step()
