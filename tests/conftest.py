@@ -152,16 +152,16 @@ class S3Server:
         self.port = free_port()
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)],
+            [sys.executable, Path(__file__).parent / "support" / "s3_server.py", "127.0.0.1", str(self.port)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            if b"Running on" in line:
+            if line == b"ready\n":
                 break
         else:
             raise RuntimeError("the S3 server did not start")
-        # The server logs each request; an unread pipe would block it.
+        # Of what goes wrong it prints a trace; an unread pipe would block it.
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
 
     @functools.cache  # noqa: B019 - there is one server in a session

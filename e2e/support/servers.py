@@ -19,6 +19,8 @@ from psycopg import sql
 from e2e.node.commands import run
 from extraction_worker.demo.postgres import PostgresServer
 
+ROOT = Path(__file__).parents[2]
+
 
 @dataclass(frozen=True)
 class Postgres:
@@ -112,7 +114,7 @@ def s3_store(address: str) -> Iterator[Store]:
         probe.bind((address, 0))
         port = probe.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", address, "-p", str(port)],
+        [sys.executable, ROOT / "tests" / "support" / "s3_server.py", address, str(port)],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         # Otherwise it takes the first part of the host's name for that of a bucket.
         env=os.environ | {"S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"},
@@ -120,11 +122,11 @@ def s3_store(address: str) -> Iterator[Store]:
     assert process.stdout is not None
     try:
         for line in process.stdout:
-            if b"Running on" in line:
+            if line == b"ready\n":
                 break
         else:
             raise RuntimeError("the S3 server did not start")
-        # It logs each request; an unread pipe would block it.
+        # Of what goes wrong it prints a trace; an unread pipe would block it.
         threading.Thread(target=process.stdout.read, daemon=True).start()
         yield Store(address, port)
     finally:
