@@ -1,7 +1,8 @@
 """The process: everything wired together, started in order, stopped in order.
 
 Standby replicas list and watch, too, so that a new leader needs one LIST and not a cold start. Writing begins only when
-the Lease is held *and* everything was listed since then: what the former leader wrote last is known.
+the Lease is held *and* everything but the jobs that have ended was listed since then: what the former leader wrote last
+is known. Those that have ended follow.
 """
 
 import asyncio

@@ -125,7 +125,7 @@ def test_an_ended_snapshot_is_lost_not_replaced(session, holder):
     assert isinstance(session_module.translate(caught.value, "Reading"), SnapshotLost)
 
 
-def test_a_snapshot_that_is_let_go_while_a_session_waits_for_its_locks_is_lost(session, holder, database, settings):
+def test_a_snapshot_that_is_let_go_while_a_session_waits_for_its_locks_is_lost(session, holder, database):
     """DDL that waited for the holder is let in first; nobody would let through whoever waits for this session."""
     holder.execute("LOCK TABLE public.t IN ACCESS SHARE MODE")
     plan, errors = plan_of(holder), []
