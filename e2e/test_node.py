@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from e2e.support.cluster import HOST_NAME, Cluster, Object, Refused, has_condition, has_ended, is_ready
+from e2e.node.network import SERVICE_SUBNET
+from e2e.support.api import Object
+from e2e.support.cluster import HOST_NAME, Cluster, Refused, has_condition, has_ended, is_ready
 from e2e.support.extraction import claim
 from e2e.support.host import web_server
 from e2e.support.pods import RESTRICTED, pod
@@ -28,8 +30,9 @@ for what in sys.argv[1:]:
         print(what, refused.code)
 """
 
-# A new service reaches DNS and the rules of the node a moment after the API server.
-FETCH = "for i in 1 2 3 4 5 6 7 8 9; do wget -q -O- http://$1:$2/ && exit; sleep 1; done; exit 1"
+# A new service reaches DNS and the rules of the node a moment after the API server. A connection that was begun before
+# may never be answered (on a real kind node it leaves the cluster), so none is waited for long.
+FETCH = "for i in 1 2 3 4 5 6 7 8 9; do timeout 2 wget -q -O- http://$1:$2/ && exit; sleep 1; done; exit 1"
 
 
 def test_pods_resolve_services_and_the_host_and_nothing_outside(namespace: Cluster) -> None:
@@ -48,6 +51,13 @@ def test_a_service_leads_to_its_pod_by_name_and_by_address(namespace: Cluster) -
     address = namespace.get("service", "web")["spec"]["clusterIP"]
     assert namespace.run_pod("by-name", "sh", "-c", FETCH, "-", "web", "80") == "answer\n"
     assert namespace.run_pod("by-address", "sh", "-c", FETCH, "-", address, "80") == "answer\n"
+
+
+def test_an_address_without_a_service_refuses_at_once(namespace: Cluster, stand_in: StandIn) -> None:
+    # What was sent there before a service had it would be lost, and so would all that a connection sends later.
+    unused = f"{SERVICE_SUBNET.removesuffix('.0.0/16')}.255.254"
+    log = namespace.run_pod("early", "sh", "-c", f"timeout 60 wget -O- http://{unused}/ 2>&1 || true")
+    assert "Connection refused" in log
 
 
 def test_a_service_account_may_do_what_its_role_says_and_no_more(namespace: Cluster, extractor_image: str) -> None:
