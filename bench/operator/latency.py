@@ -1,21 +1,26 @@
 """How long after an ExtractionJob its lead Job is there, while jobs are created at a steady rate.
 
-The peer is no operator at all: who created an ExtractionJob creates a Job of one pod upon the answer. That is what the
-API server and Kubernetes' own controllers take at this rate on this machine.
+One peer is no operator at all: who created an ExtractionJob creates a Job of one pod upon the answer. That is what the
+API server and Kubernetes' own controllers take at this rate on this machine. The other one is the least operator that
+could be: it watches, adds a finalizer, creates a Job of one pod, and says nothing of it.
 """
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator
 
 from bench.operator import audit, objects
 from bench.operator.audit import Write
-from bench.operator.client import BATCH, Client, client
+from bench.operator.client import BATCH, Client, Raw, client
 from bench.operator.plane import Plane, described, plane
 from bench.operator.report import Report, quantile
 from bench.operator.scene import Scene
 
 _LONGEST = 0.05
 _PEER = "no operator: a bare Job upon the answer"
+_LEAST = "least operator: watch, finalizer, a bare Job"
+_FINALIZER = "bench.extraction-operator.io/least"
 
 
 def run(report: Report, *, rate: float, seconds: float, sources: int, raised: bool) -> None:
@@ -38,12 +43,40 @@ async def _run(it: Plane, report: Report, rate: float, seconds: float, sources: 
         }
         bare = await Scene.create(api, "bare", sources=sources, jobs=count)
         floor = await _measure(report, it, api, bare, rate, count, _PEER)
+        least = await Scene.create(api, "least", sources=sources, jobs=count)
+        async with _least_operator(api, least):
+            await _measure(report, it, api, least, rate, count, _LEAST)
         with it.operator() as operator:
             await operator.reconciled(2 * sources)
             for text, (scene, hold) in scenes.items():
                 found = await _measure(report, it, api, scene, rate, count, text, hold)
                 report.add(f"p95, {text} ÷ {_PEER}", quantile(found, 0.95) / quantile(floor, 0.95), "×")
             report.details["Warnings of the operator"] = operator.warnings()[:10] or "none"
+
+
+@contextlib.asynccontextmanager
+async def _least_operator(api: Client, scene: Scene) -> AsyncIterator[None]:
+    """Do for each ExtractionJob what none can do without, for the length of the block."""
+    async with asyncio.TaskGroup() as group:
+
+        async def begin(name: str) -> None:
+            await api.merge(f"{scene.jobs}/{name}", {"metadata": {"finalizers": [_FINALIZER]}})
+            await _create_bare(api, scene.namespace, name)
+
+        def seen(kind: str, found: Raw) -> None:
+            metadata = found["metadata"]
+            if kind == "ADDED":
+                group.create_task(begin(metadata["name"]))
+            elif kind == "MODIFIED" and "deletionTimestamp" in metadata and metadata.get("finalizers"):
+                group.create_task(api.merge(f"{scene.jobs}/{metadata['name']}", {"metadata": {"finalizers": None}}))
+
+        async with api.watching(scene.jobs, "", seen):
+            yield
+
+
+async def _create_bare(api: Client, namespace: str, name: str) -> None:
+    path = f"{BATCH}/namespaces/{namespace}/jobs"
+    await api.create(path, objects.bare(namespace, f"{name}-00000000", "lead-1", indexes=1))
 
 
 async def _measure(
@@ -54,9 +87,7 @@ async def _measure(
     async def create(number: int) -> None:
         made = await api.create(scene.jobs, scene.job(number, bundles=1, hold=hold))
         if text == _PEER:
-            name = made["metadata"]["name"]
-            path = f"{BATCH}/namespaces/{scene.namespace}/jobs"
-            await api.create(path, objects.bare(scene.namespace, f"{name}-00000000", "lead-1", indexes=1))
+            await _create_bare(api, scene.namespace, made["metadata"]["name"])
 
     before, began = it.cpu_seconds(), time.monotonic()
     async with asyncio.TaskGroup() as group:
@@ -69,7 +100,7 @@ async def _measure(
     report.details[f"CPU seconds per job, {text}"] = {
         name: round((used - before.get(name, 0.0)) / count, 3) for name, used in it.cpu_seconds().items()
     }
-    _judge(report, text, found, most=None if text == _PEER else _LONGEST)
+    _judge(report, text, found, most=None if text in {_PEER, _LEAST} else _LONGEST)
     await api.clear(scene.namespace)
     return found
 
