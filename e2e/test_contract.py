@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from contract.cases import Case, Refusal, Update, cases, merged, updates
-from e2e.support.api import Answer, Api, api_of
+from e2e.support.api import Answer, Api
 from e2e.support.cluster import Cluster
 from extraction_contract.models import DataSource, ExtractionJob
 
@@ -20,14 +20,13 @@ STRICT = "fieldValidation=Strict"
 
 
 @pytest.fixture(scope="module")
-def api(cluster: Cluster) -> Iterator[Api]:
+def api(cluster: Cluster) -> Api:
     """The API server with our kinds, which stay: other tests may use them."""
     for file in sorted(CRDS.glob("*.yaml")):
         cluster.kubectl("apply", "--server-side", "--filename", str(file))
     for plural in PLURALS.values():
         cluster.kubectl("wait", "--for=condition=Established", f"crd/{plural}.extraction-operator.io", "--timeout=60s")
-    with api_of(cluster) as found:
-        yield found
+    return cluster.api
 
 
 @pytest.fixture(scope="module")

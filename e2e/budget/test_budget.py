@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from e2e.support.cluster import HOST_NAME, Cluster, Object
+from e2e.support.api import Object
+from e2e.support.cluster import HOST_NAME, Cluster
 from e2e.support.extraction import Extraction
 from e2e.support.jobs import SOURCE, Job, is_source_ready
 from e2e.support.servers import Postgres, Store

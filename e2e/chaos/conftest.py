@@ -9,8 +9,9 @@ import pytest
 from e2e.chaos.driver import IS_LONG, LARGE, SMALL, SPEC, Essence, essence
 from e2e.chaos.world import REDIS_PASSWORD, World, redis_url
 from e2e.operator.conftest import CHART, values
+from e2e.support.api import Object
 from e2e.support.charts import Helm
-from e2e.support.cluster import HOST_NAME, Cluster, Object
+from e2e.support.cluster import HOST_NAME, Cluster
 from e2e.support.extraction import Extraction, read_published
 from e2e.support.gate import gate_to
 from e2e.support.servers import Postgres, Store, postgres_with_tls, s3_store

@@ -9,7 +9,8 @@ from typing import Any
 
 from e2e.chaos.faults import faults_of
 from e2e.chaos.world import World
-from e2e.support.cluster import HOST_NAME, Object, Refused
+from e2e.support.api import Object
+from e2e.support.cluster import HOST_NAME, Refused
 from e2e.support.extraction import Extraction
 from e2e.support.jobs import FINAL, KIND, Job, condition
 from extraction_worker.sink.s3_client import S3Credentials

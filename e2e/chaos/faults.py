@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from e2e.chaos.world import World
-from e2e.support.cluster import Cluster, Object, Refused
+from e2e.support.api import Object
+from e2e.support.cluster import Cluster, Refused
 from e2e.support.processes import process_of
 from support.chaos import HELD, READS, cut_session, stop_server
 from support.faults import Fault

@@ -7,7 +7,7 @@ import pytest
 
 from e2e.chaos.driver import LARGE, PATIENCE, SEED, Chaos, Essence
 from e2e.chaos.world import World
-from e2e.support.cluster import Object
+from e2e.support.api import Object
 from e2e.support.jobs import FINAL, KIND, Job
 from support.databases import wait_until
 

@@ -14,7 +14,8 @@ import pytest
 
 from e2e.chaos.conftest import secret
 from e2e.chaos.world import REDIS_PASSWORD, World
-from e2e.support.cluster import HOST_NAME, Cluster, Object
+from e2e.support.api import Object
+from e2e.support.cluster import HOST_NAME, Cluster
 from e2e.support.extraction import Extraction
 from e2e.support.jobs import SOURCE, Job, is_source_ready
 from support.canaries import Evidence

@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 from prometheus_client.parser import text_string_to_metric_families
 
-from e2e.support.cluster import Cluster, Object, Refused
+from e2e.support.api import Object
+from e2e.support.cluster import Cluster, Refused
 from e2e.support.gate import Gate
 from e2e.support.jobs import SOURCE, Job, is_source_ready
 from e2e.support.servers import Postgres, Store

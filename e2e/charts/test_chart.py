@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from e2e.charts.conftest import CHART
+from e2e.support.api import Object
 from e2e.support.charts import Helm
-from e2e.support.cluster import HOST_NAME, Cluster, Object
+from e2e.support.cluster import HOST_NAME, Cluster
 from e2e.support.extraction import Extraction
 from e2e.support.jobs import KIND, SOURCE, Job
 from e2e.support.servers import Postgres, Store

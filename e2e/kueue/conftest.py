@@ -11,8 +11,9 @@ import pytest
 from e2e.node.build import KUEUE, module_folder
 from e2e.node.images import ProgramImage
 from e2e.operator.conftest import CHART, values
+from e2e.support.api import Object
 from e2e.support.charts import Helm
-from e2e.support.cluster import Cluster, Object
+from e2e.support.cluster import Cluster
 from e2e.support.stand_in import StandIn
 
 RESOURCE = "extraction-operator.io/connections"

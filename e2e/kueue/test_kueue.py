@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from e2e.kueue.conftest import RESOURCE, Queue
-from e2e.support.cluster import HOST_NAME, Cluster, Object
+from e2e.support.api import Object
+from e2e.support.cluster import HOST_NAME, Cluster
 from e2e.support.extraction import Extraction
 from e2e.support.jobs import KIND, Job, condition, sessions
 from e2e.support.replica import wait_for

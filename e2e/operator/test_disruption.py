@@ -6,7 +6,8 @@ import time
 
 from e2e.operator.conftest import ROWS, Operator
 from e2e.operator.test_lifecycle import full_speed, slowly, staging
-from e2e.support.cluster import Cluster, Object
+from e2e.support.api import Object
+from e2e.support.cluster import Cluster
 from e2e.support.jobs import Job, sessions
 from e2e.support.servers import Postgres, Store
 from e2e.support.stand_in import StandIn

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.operator.conftest import ROWS
-from e2e.support.cluster import Cluster, Object, Refused
+from e2e.support.api import Object
+from e2e.support.cluster import Cluster, Refused
 from e2e.support.jobs import Job, sessions
 from e2e.support.replica import wait_for
 from e2e.support.servers import Postgres

@@ -6,7 +6,8 @@ import time
 
 from e2e.operator.conftest import ROWS
 from e2e.operator.test_lifecycle import full_speed, slowly
-from e2e.support.cluster import Object, Refused
+from e2e.support.api import Object
+from e2e.support.cluster import Refused
 from e2e.support.jobs import Job
 from e2e.support.processes import process_of
 from e2e.support.stand_in import StandIn

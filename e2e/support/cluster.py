@@ -1,8 +1,7 @@
-"""A cluster as the tests use it: kubectl, in the words of the tests."""
+"""A cluster in the words of the tests, which ask its API server themselves; kubectl for all that isn't asked often."""
 
 import json
 import subprocess
-import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -10,17 +9,18 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
+from e2e.support.api import Answer, Api, Object, Resource, Unreachable, api_of
 from e2e.support.pods import BUSYBOX, pod
 
 HOST_NAME = "host.extraction.internal"
-
-Object = dict[str, Any]
-"""An object as the API server writes it."""
+MERGE = "application/merge-patch+json"
+APPLY = "application/apply-patch+yaml"
 
 
 class Refused(Exception):
-    """kubectl ended with an error; the message is its own."""
+    """The API server, or kubectl, has refused; the message is its own."""
 
 
 @dataclass(frozen=True)
@@ -47,15 +47,20 @@ class Cluster:
     def fresh_namespace(self) -> "Iterator[Cluster]":
         """Make a namespace; yield the cluster with it as default; delete it without waiting for its end."""
         name = f"e2e-{uuid.uuid4().hex[:8]}"
-        self.kubectl("create", "namespace", name)
+        self._ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
         try:
             yield self.within(name)
         finally:
-            self.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+            self.api.request("DELETE", f"/api/v1/namespaces/{name}")
 
     def acting_as(self, user: str) -> "Cluster":
         """Return the same cluster, where another user asks."""
         return replace(self, user=user)
+
+    @property
+    def api(self) -> Api:
+        """Its API server."""
+        return api_of(self.kubeconfig, self.user)
 
     def command(self, *words: str) -> list[str]:
         """Return a kubectl command line."""
@@ -83,19 +88,67 @@ class Cluster:
         return subprocess.run(command, capture_output=True, text=True, timeout=300, check=True).stdout
 
     def apply(self, *objects: Object) -> None:
-        """Apply objects."""
-        listed = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
-        self.kubectl("apply", "--filename", "-", stdin=json.dumps(listed))
+        """Apply objects.
+
+        Raises
+        ------
+        Refused
+        """
+        for found in objects:
+            resource = self.api.resource_of(found)
+            if resource is None:
+                raise Refused(f"no matches for kind {found['kind']} in version {found['apiVersion']}")
+            path = self._path(resource, found["metadata"]["name"], found["metadata"].get("namespace"))
+            self._ask("PATCH", f"{path}?fieldManager=e2e&force=true&fieldValidation=Strict", found, APPLY)
 
     def get(self, kind: str, name: str) -> Object:
-        """Return an object."""
-        found: Object = json.loads(self.kubectl("get", kind, name, "--output=json"))
-        return found
+        """Return an object.
+
+        Raises
+        ------
+        Refused
+        """
+        return self._ask("GET", self._path(self._resource(kind), name)).body
 
     def get_all(self, kind: str, *options: str) -> list[Object]:
-        """Return the objects of a kind, e.g. those with ``--selector=app=web``."""
-        items: list[Object] = json.loads(self.kubectl("get", kind, *options, "--output=json"))["items"]
+        """Return the objects of a kind, e.g. those with ``--selector=app=web``.
+
+        Raises
+        ------
+        Refused
+        """
+        items: list[Object] = self._ask("GET", f"{self._path(self._resource(kind))}?{_query(*options)}").body["items"]
         return items
+
+    def merge(self, kind: str, name: str, patch: Object) -> None:
+        """Apply a JSON merge patch to an object.
+
+        Raises
+        ------
+        Refused
+        """
+        self._ask("PATCH", self._path(self._resource(kind), name), patch, MERGE)
+
+    def _ask(self, method: str, path: str, body: object = None, content: str = "application/json") -> Answer:
+        try:
+            answer = self.api.request(method, path, body, content)
+        except Unreachable as error:
+            raise Refused(str(error)) from error
+        if answer.code >= 400:
+            raise Refused(answer.refusal or f"{method} {path}: {answer.code}")
+        return answer
+
+    def _resource(self, kind: str) -> Resource:
+        try:
+            found = self.api.resource(kind)
+        except Unreachable as error:
+            raise Refused(str(error)) from error
+        if found is None:
+            raise Refused(f"the server doesn't have a resource type {kind!r}")
+        return found
+
+    def _path(self, resource: Resource, name: str = "", namespace: str | None = None) -> str:
+        return resource.path(namespace or self.namespace, name)
 
     def wait_for(self, kind: str, name: str, reached: Callable[[Object], bool], seconds: float = 90) -> Object:
         """Watch an object, which need not be there yet, until it has reached a state; return it.
@@ -124,29 +177,23 @@ class Cluster:
         raise TimeoutError(f"{kind} {choice} after {seconds} s: {json.dumps(last)}")
 
     def wait_until_gone(self, kind: str, name: str, seconds: float = 90) -> None:
-        """Wait until an object isn't there any more."""
-        self.kubectl("wait", "--for=delete", f"{kind}/{name}", f"--timeout={seconds:.0f}s", timeout=seconds + 10)
+        """Wait until an object isn't there any more.
+
+        Raises
+        ------
+        TimeoutError
+        """
+        path, deadline = self._path(self._resource(kind), name), time.monotonic() + seconds
+        while self.api.request("GET", path).code != 404:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{kind} {name} is still there after {seconds} s")
+            time.sleep(0.2)
 
     def _changes(self, kind: str, choice: str, seconds: float) -> Generator[Object, None, None]:
         """Yield the objects of a choice as they are and whenever one has changed, for some seconds."""
-        deadline = time.monotonic() + seconds
+        path, deadline = f"{self._path(self._resource(kind))}?{_query(choice)}", time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
-            watching = subprocess.Popen(
-                self.command("get", kind, choice, "--watch", "--output-watch-events", "--output=json"),
-                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            )  # fmt: skip
-            end = threading.Timer(left, watching.kill)
-            end.start()
-            try:
-                assert watching.stdout is not None
-                for line in watching.stdout:
-                    # Without its end it was cut off by the end of kubectl.
-                    if line.endswith("\n") and (event := json.loads(line))["type"] != "DELETED":
-                        yield event["object"]
-            finally:
-                end.cancel()
-                watching.kill()
-                watching.communicate()
+            yield from self.api.watch(path, left)
             # The server ended the watch, or is away; it may come back.
             time.sleep(0.2)
 
@@ -162,6 +209,12 @@ class Cluster:
         """Start a pod and wait until it is ready; return it."""
         self.apply(pod(name, *command, image=image, **spec))
         return self.wait_for("pod", name, is_ready)
+
+
+def _query(*options: str) -> str:
+    """Return a query from options of kubectl that choose objects."""
+    names = {"--selector": "labelSelector", "--field-selector": "fieldSelector"}
+    return urlencode({names[name]: value for name, _, value in (option.partition("=") for option in options)})
 
 
 def has_condition(found: Object, kind: str) -> bool:

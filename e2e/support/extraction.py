@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from e2e.support.cluster import Cluster, Object, has_ended
+from e2e.support.api import Object
+from e2e.support.cluster import Cluster, has_ended
 from e2e.support.pods import EXTRACTOR, RESTRICTED
 from e2e.support.servers import Postgres, Store
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import psycopg
 
-from e2e.support.cluster import Cluster, Object, has_condition
+from e2e.support.api import Object
+from e2e.support.cluster import Cluster, has_condition
 from e2e.support.extraction import Extraction
 from e2e.support.servers import Postgres
 
@@ -86,7 +87,7 @@ class Job:
 
     def patch(self, **spec: Any) -> None:
         """Change fields of the spec."""
-        self.namespace.kubectl("patch", KIND, self.name, "--type=merge", "--patch", json.dumps({"spec": spec}))
+        self.namespace.merge(KIND, self.name, {"spec": spec})
 
     def delete(self) -> None:
         """Delete the object, and wait until it is gone."""
