@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from extraction_contract.models import DataSource, ExtractionJob
 from extraction_contract.source import Window
@@ -10,6 +11,24 @@ from extraction_operator.plan.windows import next_change, open_window
 
 LEAST_FOR_A_JOB = 2
 """Connections: one holds the snapshot, another one plans and reads."""
+
+Order = tuple[int, datetime, Key]
+"""By priority, then by age; no two jobs have the same one. Sorts in C, which counts with thousands of jobs."""
+
+
+class Terms(NamedTuple):
+    """What a source says to its jobs: the same to all of them, but while they learn of a change one by one."""
+
+    source: Key
+    group: str
+    limit: int
+    active_jobs: int
+    pool: int
+
+    @property
+    def least(self) -> int:
+        """The connections without which a job can't begin."""
+        return 1 + self.pool
 
 
 @dataclass(frozen=True)
@@ -37,12 +56,19 @@ class Claim:
         return 1 + self.pool
 
     @property
-    def wish(self) -> "Claim":
+    def terms(self) -> Terms:
+        """What its source and its server's limit say."""
+        return Terms(self.source, self.group, self.limit, self.active_jobs, self.pool)
+
+    @property
+    def order(self) -> Order:
+        """Its place among those that wait, and among those at work."""
+        return -self.priority, self.created, self.job
+
+    @property
+    def wish(self) -> tuple[Terms, Order, int]:
         """What of it decides how much it should have; what it uses doesn't."""
-        return Claim(
-            self.job, self.source, self.group, self.limit, self.active_jobs, self.pool, self.parallelism,
-            self.created, priority=self.priority,
-        )  # fmt: skip
+        return self.terms, self.order, self.parallelism
 
 
 @dataclass(frozen=True)
