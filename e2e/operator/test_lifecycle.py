@@ -81,6 +81,8 @@ def test_retry_begins_a_failed_job_anew(small_job: Job, postgres: Postgres) -> N
         connection.execute("CREATE TABLE public.later AS SELECT * FROM public.few")
         connection.execute("GRANT SELECT ON public.later TO reader")
         job.patch(retry=1)
+        # Until the operator has seen that, it is the phase of the first attempt that is final.
+        job.namespace.wait_for(KIND, job.name, lambda found: found["status"]["attempt"] == 2)
         assert job.succeed()["rows"] == FEW
         assert job.status["attempt"] == 2
         connection.execute("DROP TABLE public.later")
