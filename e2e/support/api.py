@@ -60,9 +60,11 @@ class Api:
         if token := found.get_api_key_with_prefix("authorization"):
             self._headers["Authorization"] = token
         # Without proxies: the server is on this machine.
+        # What isn't answered is asked once more, as a server that was stopped may be back.
         self._pool = urllib3.PoolManager(
-            ca_certs=found.ssl_ca_cert, cert_file=found.cert_file, key_file=found.key_file, maxsize=16
-        )
+            ca_certs=found.ssl_ca_cert, cert_file=found.cert_file, key_file=found.key_file, maxsize=16,
+            retries=urllib3.Retry(1),
+        )  # fmt: skip
         self._by_name: dict[str, Resource] = {}
         self._by_kind: dict[tuple[str, str], Resource] = {}
 
