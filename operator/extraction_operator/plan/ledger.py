@@ -86,7 +86,6 @@ class Ledger:
         self.all = Sums()
         self.active: list[Order] = []
         """Those at work, of all groups; sorted."""
-        self.queues: dict[Terms, Queue] = {}
         self.heads: list[Head] = []
         """Of the queues whose jobs may begin some day; sorted."""
         self.mixed = 0
@@ -173,7 +172,7 @@ class Ledger:
             self._outdate_all_of(source, claim.group)
         else:
             insort(group.waiting, order)
-            queue = self.queues.get(claim.terms) or self._open(claim.terms, group, source)
+            queue = group.queues.get(claim.terms) or self._open(claim.terms, group, source)
             before = queue.jobs[:1]
             insort(queue.jobs, order)
             self._move_head(queue, before)
@@ -192,7 +191,7 @@ class Ledger:
             _drop(group.waiting, order)
             # Before its queue is gone: by that it may matter.
             self._outdate(claim.group, order)
-            queue = self.queues[claim.terms]
+            queue = group.queues[claim.terms]
             before = queue.jobs[:1]
             _drop(queue.jobs, order)
             self._move_head(queue, before)
@@ -205,14 +204,14 @@ class Ledger:
     def _open(self, terms: Terms, group: Group, source: Source) -> Queue:
         queue = Queue(terms, source, able=terms.least <= min(terms.limit, self.cap))
         self.mixed -= source.groups > 1
-        self.queues[terms] = group.queues[terms] = source.queues[terms] = queue
+        group.queues[terms] = source.queues[terms] = queue
         self.mixed += source.groups > 1
         return queue
 
     def _close(self, queue: Queue, group: Group) -> None:
         source = queue.source
         self.mixed -= source.groups > 1
-        del self.queues[queue.terms], group.queues[queue.terms], source.queues[queue.terms]
+        del group.queues[queue.terms], source.queues[queue.terms]
         self.mixed += source.groups > 1
 
     def _move_head(self, queue: Queue, before: list[Order]) -> None:
