@@ -153,10 +153,8 @@ def _name_host(cluster: Cluster) -> None:
 
 def host_address_of(cluster: Cluster) -> str:
     """Return the address of this machine on the link to the node."""
-    node = json.loads(
-        cluster.kubectl("get", "nodes", "--selector=node-role.kubernetes.io/control-plane", "--output=json")
-    )
-    addresses = {entry["type"]: entry["address"] for entry in node["items"][0]["status"]["addresses"]}
+    node = cluster.get_all("nodes", "--selector=node-role.kubernetes.io/control-plane")[0]
+    addresses = {entry["type"]: entry["address"] for entry in node["status"]["addresses"]}
     return address_towards(addresses["InternalIP"])
 
 

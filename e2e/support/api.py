@@ -14,6 +14,8 @@ from kubernetes.config import load_kube_config
 Object = dict[str, Any]
 """An object as the API server writes it."""
 
+MERGE = "application/merge-patch+json"
+APPLY = "application/apply-patch+yaml"
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
 _ERRORS = (urllib3.exceptions.HTTPError, OSError)
 
@@ -87,7 +89,7 @@ class Api:
 
     def merge(self, path: str, patch: object) -> Answer:
         """Send a JSON merge patch."""
-        return self.request("PATCH", path, patch, "application/merge-patch+json")
+        return self.request("PATCH", path, patch, MERGE)
 
     def watch(self, path: str, seconds: float) -> Generator[Object, None, None]:
         """Yield the objects of a collection, which has a query, as they are and whenever one has changed.

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from e2e.support.api import Answer, Api, Object, Resource, Unreachable, api_of
+from e2e.support.api import APPLY, MERGE, Answer, Api, Object, Resource, Unreachable, api_of
 from e2e.support.pods import BUSYBOX, pod
 
 HOST_NAME = "host.extraction.internal"
-MERGE = "application/merge-patch+json"
-APPLY = "application/apply-patch+yaml"
 
 
 class Refused(Exception):
