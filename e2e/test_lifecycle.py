@@ -18,8 +18,8 @@ from e2e.node.state import existing, state_root
 
 KIND = Path(__file__).parent / "node" / "kind"
 NAME = "e2e-short"
-# Twenty when asked; a cluster takes half a minute of processor time.
-ROUNDS = int(os.environ.get("LIFECYCLE_ROUNDS", "1"))
+# Twenty when asked; few on each run.
+ROUNDS = int(os.environ.get("LIFECYCLE_ROUNDS", "2"))
 
 
 @pytest.fixture
