@@ -1,14 +1,20 @@
 """Files of manifests: what is read, and what is said of what can't be."""
 
+import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from extraction_contract import documents, yaml_documents
 from extraction_contract.documents import MAX_BYTES, InvalidDocument, parse_documents
 from extraction_contract.load import Manifests, ObjectKey, load_files
 from extraction_contract.problems import ManifestError, Origin
+from extraction_contract.yaml_documents import parse_yaml
 
 SOURCE = """
 apiVersion: extraction-operator.io/v1alpha1
@@ -159,6 +165,60 @@ def test_keys_merged_twice_are_no_duplicates() -> None:
 def test_a_date_stays_text_and_a_null_is_left_out() -> None:
     text = b"a: 2026-11-22\nb: null\nc:\nd: [1, null]\ne: {f: ~}"
     assert list(parse_documents(text)) == [(1, {"a": "2026-11-22", "d": [1, None], "e": {}})]
+
+
+# YAML takes 1e5 for text, and an escaped character beyond the first 65,536 for two.
+SCALARS = (
+    st.none() | st.booleans() | st.integers() | st.floats(-1e9, 1e9).map(lambda value: round(value, 3))
+    | st.text(st.characters(max_codepoint=0xFFFF, exclude_categories=["C", "Zl", "Zp"]), max_size=8)
+)  # fmt: skip
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text("ab<~1.", max_size=3), inner), max_leaves=8
+)
+OBJECTS = st.lists(st.dictionaries(st.text("xyz", max_size=3), VALUES, max_size=4), min_size=1, max_size=3)
+STYLES = st.fixed_dictionaries({"indent": st.sampled_from([None, 2]), "ensure_ascii": st.booleans()})
+
+
+@settings(deadline=None)
+@given(OBJECTS, STYLES)
+def test_json_is_read_as_the_yaml_that_it_is(objects: list[dict[str, Any]], style: dict[str, Any]) -> None:
+    text = "\n---\n".join(json.dumps(value, **style) for value in objects)
+    assert list(parse_documents(text.encode())) == list(parse_yaml(text.encode()))
+
+
+def test_json_is_read_by_its_own_rules_where_yaml_has_others() -> None:
+    assert list(parse_documents(b'{"a": 1e-05, "b": "\\ud83d\\ude00"}')) == [
+        (1, {"a": 1e-05, "b": "\N{GRINNING FACE}"})
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1}\n---\n{"b": {"c": 1, "c": 2}}', "is there twice"),
+        ('{"a": [' + "1," * 100 + "1]}", "has more than 100 values"),
+        ('{"a": ' + "[" * 1500, "is nested too deeply"),
+        ('{"a": ' + "1" * 5000 + "}", "a number that is too long"),
+        ('{"a": 1}\n{"b": 2}', "isn't valid YAML"),
+    ],
+)
+def test_json_is_refused_for_what_yaml_is(monkeypatch: pytest.MonkeyPatch, text: str, message: str) -> None:
+    for module in (documents, yaml_documents):
+        monkeypatch.setattr(module, "MAX_VALUES", 100)
+    with pytest.raises(InvalidDocument, match=message):
+        list(parse_documents(text.encode()))
+
+
+def test_json_is_read_without_the_reader_of_yaml(tmp_path: Path) -> None:
+    objects = [value for text in (JOB, SOURCE) for _, value in parse_documents(text.encode())]
+    file = tmp_path / "job.json"
+    file.write_text("\n---\n".join(map(json.dumps, objects)))
+    code = (
+        "import sys; from extraction_contract.load import load_files; print(load_files(sys.argv[1:]).job().spec.table);"
+        "assert 'yaml' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code, file], capture_output=True, text=True, check=True)
+    assert done.stdout == "public.orders\n"
 
 
 @pytest.mark.parametrize(
