@@ -1,5 +1,6 @@
 """The commands and their options; what they do is in the modules that they import."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from extraction_worker.cli.arguments import JobArguments, files_argument, job_ar
 from extraction_worker.cli.cluster import COMMANDS as IN_CLUSTER
 from extraction_worker.cli.pod import pod
 from extraction_worker.loading import uncollected
+
+# Nobody here does linear algebra, for which numpy starts a thread on each core of the machine; they spin at first.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
