@@ -4,6 +4,9 @@ import asyncio
 import gc
 import json
 import math
+import ssl
+import subprocess
+import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,7 +19,13 @@ from extraction_contract.models import ExtractionJobStatus
 from extraction_operator.cluster import client
 from extraction_operator.cluster.children import Children
 from extraction_operator.cluster.client import Api
-from extraction_operator.cluster.errors import ApiError, ForeignObjectError, NotLeaderError, UnreachableError
+from extraction_operator.cluster.errors import (
+    ApiError,
+    ForeignObjectError,
+    LoginError,
+    NotLeaderError,
+    UnreachableError,
+)
 from extraction_operator.cluster.events import About, Events, Limits
 from extraction_operator.cluster.fence import Fence
 from extraction_operator.cluster.kinds import (
@@ -33,6 +42,7 @@ from extraction_operator.cluster.kinds import (
 from extraction_operator.cluster.leader import ApiLeases, Elector
 from extraction_operator.cluster.login import USER_AGENT, log_in
 from extraction_operator.cluster.lookups import Lookups
+from extraction_operator.cluster.service_account import ServiceAccount
 from extraction_operator.cluster.status import Draft, Statuses
 from extraction_operator.cluster.warnings import Warnings
 from extraction_operator.listing import Listing
@@ -325,26 +335,68 @@ def test_a_kubeconfig_and_its_token_are_used(tmp_path: Path, monkeypatch: pytest
     run(scenario)
 
 
-def test_a_pod_is_its_service_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import ssl
-
-    from kubernetes.aio.config import incluster_config
-
-    (tmp_path / "token").write_text("of-the-pod")
-    (tmp_path / "ca.crt").write_text(
-        Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt").read_text()
-    )
-    monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
-    monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
+@pytest.fixture
+def account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the kubelet mounts into a pod, and tells it."""
+    (tmp_path / "token").write_text("of-the-pod\n")
+    authorities = Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt")
+    (tmp_path / "ca.crt").write_text(authorities.read_text())
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("host", "server"), [("10.96.0.1", "https://10.96.0.1:443"), ("fd00:96::1", "https://[fd00:96::1]:443")]
+)
+def test_a_pod_is_its_service_account(account: Path, monkeypatch: pytest.MonkeyPatch, host: str, server: str):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", host)
 
     async def scenario() -> None:
-        login = await log_in()
-        assert login.server == "https://10.96.0.1:443"
-        assert await login.configuration.get_api_key_with_prefix("BearerToken") == "bearer of-the-pod"
+        login = await log_in(account=account)
+        assert login.server == server
+        assert login.tls.verify_mode is ssl.CERT_REQUIRED
+        assert await login.authorization() == "Bearer of-the-pod"
 
     asyncio.run(scenario())
+
+
+def test_a_token_that_was_renewed_is_used_within_a_minute(account: Path):
+    now = 0.0
+    found = ServiceAccount(account, lambda: now)
+    assert found.authorization() == "Bearer of-the-pod"
+    (account / "token").write_text("the-next")
+    now = 60.0
+    assert found.authorization() == "Bearer the-next"
+    (account / "token").unlink()
+    now = 120.0
+    assert found.authorization() == "Bearer the-next"
+
+
+@pytest.mark.parametrize("empty", ["token", "ca.crt", "KUBERNETES_SERVICE_PORT"])
+def test_what_a_pod_was_not_given_is_named(account: Path, monkeypatch: pytest.MonkeyPatch, empty: str):
+    if empty.isupper():
+        monkeypatch.setenv(empty, "")
+    else:
+        (account / empty).write_text("")
+    with pytest.raises(LoginError, match=empty):
+        asyncio.run(log_in(account=account))
+
+
+def test_a_kubeconfig_without_a_context_is_no_login(tmp_path: Path):
+    file = tmp_path / "kubeconfig"
+    file.write_text("{apiVersion: v1, kind: Config}")
+    with pytest.raises(LoginError, match="current-context"):
+        asyncio.run(log_in(file))
+
+
+def test_a_pod_logs_in_without_the_client_that_it_does_not_need(account: Path):
+    code = (
+        "import asyncio, sys; from pathlib import Path; from extraction_operator.cluster.login import log_in;"
+        "import extraction_operator.runtime, extraction_operator.watch.stream;"
+        "asyncio.run(log_in(account=Path(sys.argv[1]))); assert 'kubernetes' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, account], check=True)
 
 
 # Children --------------------------------------------------------------------------------------------------------

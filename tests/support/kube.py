@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
-from kubernetes.aio.client import Configuration
 
 from extraction_operator.cluster.kinds import (
     CLAIM,
@@ -81,7 +80,10 @@ class Kube:
         """How to get here."""
         import ssl
 
-        return Login(Configuration(host=f"http://127.0.0.1:{self.port}"), ssl.create_default_context())
+        async def nobody() -> None:
+            return None
+
+        return Login(f"http://127.0.0.1:{self.port}", ssl.create_default_context(), nobody)
 
     def writes(self) -> list[Call]:
         """Return the calls that wanted to change something."""

@@ -7,6 +7,10 @@ class ClusterError(Exception):
     """A call didn't do what was asked for."""
 
 
+class LoginError(Exception):
+    """There are no credentials for the API server; the message says where they were looked for."""
+
+
 class NotLeaderError(ClusterError):
     """A write was refused by our own fence: this replica can't be sure any more to be the leader."""
 

@@ -1,19 +1,21 @@
 """Who we are to the API server: in a pod by its service account, elsewhere by a kubeconfig.
 
-Finding and refreshing credentials is the Kubernetes client's. The sessions are ours, because each needs sockets and
-time-outs of its own.
+The sessions are ours, because each needs sockets and time-outs of its own.
 """
 
+import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from kubernetes.aio import config
-from kubernetes.aio.client import Configuration
+
+from extraction_operator.cluster import service_account
+from extraction_operator.cluster.errors import LoginError
+from extraction_operator.cluster.service_account import ServiceAccount
 
 USER_AGENT = f"extraction-operator/{version('extraction-operator')}"
 """By this the audit log of a cluster tells our calls from those of others."""
@@ -26,13 +28,11 @@ _READ_BUFFER = 1 << 21
 class Login:
     """A way to the API server."""
 
-    configuration: Configuration
+    server: str
+    """Its URL, without a slash at the end."""
     tls: ssl.SSLContext
-
-    @property
-    def server(self) -> str:
-        """URL of the API server."""
-        return str(self.configuration.host).rstrip("/")
+    authorization: Callable[[], Awaitable[str | None]]
+    """Returns how a request is signed at that moment: the value of its header, None where nothing is told."""
 
     def session(
         self, socket_factory: Callable[[Any], Any] | None = None, *, limit: int = 32,
@@ -60,38 +60,63 @@ class Login:
         )  # fmt: skip
 
     async def _sign(self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-        # The hook in it reads a token that the kubelet or an exec plugin has renewed.
-        token = await self.configuration.get_api_key_with_prefix("BearerToken")
-        if not token and self.configuration.username:
-            token = self.configuration.get_basic_auth_token()
-        if token:
-            request.headers["Authorization"] = token
+        if signature := await self.authorization():
+            request.headers["Authorization"] = signature
         return await handler(request)
 
 
-async def log_in(kubeconfig: Path | None = None, context: str | None = None) -> Login:
+async def log_in(
+    kubeconfig: Path | None = None, context: str | None = None, *, account: Path = service_account.FOLDER
+) -> Login:
     """Find out who we are: by ``kubeconfig`` if it is given, else in a pod, else by the default kubeconfig.
+
+    Parameters
+    ----------
+    account
+        What the kubelet mounts into a pod.
 
     Raises
     ------
-    kubernetes.aio.config.ConfigException
+    LoginError
         There are no credentials; the message says where they were looked for.
     """
+    if kubeconfig is None and context is None and (account / "token").exists():
+        return _in_pod(ServiceAccount(account))
+    return await _by_kubeconfig(kubeconfig, context)
+
+
+def _in_pod(account: ServiceAccount) -> Login:
+    async def authorization() -> str:
+        return account.authorization()
+
+    account.authorization()
+    return Login(
+        service_account.server(os.environ), ssl.create_default_context(cafile=account.authorities), authorization
+    )
+
+
+async def _by_kubeconfig(kubeconfig: Path | None, context: str | None) -> Login:
+    # Here and not above: it takes a quarter of the start of an operator, and pods don't need it.
+    from kubernetes.aio import config
+    from kubernetes.aio.client import Configuration
+
     found = Configuration()
-    if kubeconfig is None and context is None and Path(config.incluster_config.SERVICE_TOKEN_FILENAME).exists():
-        config.load_incluster_config(client_configuration=found)  # type: ignore[no-untyped-call]
-    else:
-        await config.load_kube_config(  # type: ignore[no-untyped-call]
+    try:
+        await config.load_kube_config(
             config_file=str(kubeconfig) if kubeconfig else None, context=context, client_configuration=found
         )
-    return Login(found, _tls(found))
+    except config.ConfigException as error:
+        raise LoginError(str(error)) from error
 
+    async def authorization() -> str | None:
+        # The hook in it reads a token that an exec plugin has renewed.
+        token = await found.get_api_key_with_prefix("BearerToken")
+        return str(token) if token else found.get_basic_auth_token() if found.username else None
 
-def _tls(found: Configuration) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=found.ssl_ca_cert, cadata=found.ca_cert_data)
+    tls = ssl.create_default_context(cafile=found.ssl_ca_cert, cadata=found.ca_cert_data)
     if found.cert_file:
-        context.load_cert_chain(found.cert_file, keyfile=found.key_file)
+        tls.load_cert_chain(found.cert_file, keyfile=found.key_file)
     if not found.verify_ssl:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
+        tls.check_hostname = False
+        tls.verify_mode = ssl.CERT_NONE
+    return Login(str(found.host).rstrip("/"), tls, authorization)

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
 import aiohttp
-import kopf
 import pydantic_core
 
 from extraction_operator.cluster.kinds import WATCHED, Kind
 from extraction_operator.cluster.login import Login
+from extraction_operator.watch.lean import kopf
 
 log = logging.getLogger(__name__)
 
