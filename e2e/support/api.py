@@ -56,7 +56,7 @@ class Api:
 
     def __init__(self, kubeconfig: Path, user: str | None = None) -> None:
         found = Configuration()
-        load_kube_config(str(kubeconfig), client_configuration=found)  # type: ignore[no-untyped-call]
+        load_kube_config(str(kubeconfig), client_configuration=found)
         self._server = found.host
         self._headers = {"User-Agent": "e2e"} | ({"Impersonate-User": user} if user else {})
         if token := found.get_api_key_with_prefix("authorization"):
