@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import uuid
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 IMAGES = HERE.parent / "build" / "images"
+LONGEST = ("test_disruption.py", "test_lifecycle.py", "test_failures.py", "test_memory.py", "test_happy.py")
+"""Of the operator's tests."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,17 +67,22 @@ def _clusters_of_workers(config: pytest.Config) -> list[tuple[str, str]]:
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Raise the clusters of all workers before the first test, as some tests look for what clusters leave behind."""
-    kind = session.config.option.kind_bin
-    for name, kubeconfig in _clusters_of_workers(session.config):
-        _raise(Path(kind), name, Path(kubeconfig))
+    kind = Path(session.config.option.kind_bin)
+    with ThreadPoolExecutor() as executor:
+        for _ in executor.map(lambda one: _raise(kind, one[0], Path(one[1])), _clusters_of_workers(session.config)):
+            pass
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the clusters of the workers."""
     if not config.option.keep_cluster:
-        for name, kubeconfig in _clusters_of_workers(config):
-            command = [config.option.kind_bin, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig]
-            subprocess.run(command, check=True)
+        commands = [
+            [config.option.kind_bin, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig]
+            for name, kubeconfig in _clusters_of_workers(config)
+        ]
+        with ThreadPoolExecutor() as executor:
+            for _ in executor.map(lambda command: subprocess.run(command, check=True), commands):
+                pass
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)
@@ -88,8 +96,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> "ByFile | No
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests of the operator last: a worker installs it once, and for them alone."""
-    items.sort(key=lambda item: item.path.is_relative_to(HERE / "operator"))
+    """Put the tests of the operator last: a worker installs it once, and for them alone.
+
+    Of these the longest come first, so that all workers end at about the same time.
+    """
+
+    def place(item: pytest.Item) -> tuple[bool, int]:
+        of_operator = item.path.is_relative_to(HERE / "operator")
+        name = item.path.name
+        return of_operator, LONGEST.index(name) if of_operator and name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 def _program(kind: str, name: str, *extras: str) -> str:

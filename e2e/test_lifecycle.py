@@ -96,7 +96,7 @@ def look() -> Machine:
         frozenset(output("ip", "netns", "list").splitlines()),
         frozenset(str(path) for root in cgroup_roots() for path in root.rglob(f"*extraction-node-{NAME}*")),
         frozenset(f"{key} {Path('/proc/sys', key).read_text()}" for key in SYSCTLS if Path("/proc/sys", key).exists()),
-        frozenset(entry.name for entry in state_root().glob("*")) - {".lock"},
+        frozenset(entry.name for entry in state_root().glob("*")) - {".locks"},
     )
 
 

@@ -23,11 +23,16 @@ from e2e.node.state import Layout, Settings, state_root
 NAMESPACES = ("--mount", "--pid", "--net", "--uts", "--ipc", "--propagation", "private", "--mount-proc")
 
 
+# No cluster is called this.
+SHARED = ".shared"
+
+
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Let one command at a time change the clusters of this machine."""
-    state_root().mkdir(parents=True, exist_ok=True)
-    with (state_root() / ".lock").open("w") as lock:
+def _alone(what: str = SHARED) -> Iterator[None]:
+    """Let one command at a time change the cluster of a name, or what all of this machine share."""
+    folder = state_root() / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / what).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -49,34 +54,40 @@ def create(
     requirements.check()
     layout = Layout(name)
     programs = build.programs(version)
-    with _alone():
+    with _alone(name):
         if runs(layout):
             settings = layout.settings
             if settings is None or settings.version != version:
                 raise NodeError(f'cluster "{name}" runs another version; delete it first')
-            kubeconfig.add(layout, programs / "kubectl", user_config)
+            with _alone():
+                kubeconfig.add(layout, programs / "kubectl", user_config)
             return False
         _remove(layout)
-        settings = Settings(version, network.free_link(), feature_gates, runtime_config)
         try:
+            with _alone():
+                settings = Settings(version, network.free_link(), feature_gates, runtime_config)
+                layout.root.mkdir(parents=True)
+                layout.write_settings(settings)
             _raise(layout, settings, programs, wait)
         except BaseException:
             if not retain:
                 _show_logs(layout)
                 _remove(layout)
             raise
-        kubeconfig.add(layout, programs / "kubectl", user_config)
+        with _alone():
+            kubeconfig.add(layout, programs / "kubectl", user_config)
         return True
 
 
 def delete(name: str, user_config: Path) -> None:
     """Remove a cluster, whole or half-made; it is no error if there is none."""
     layout = Layout(name)
-    with _alone():
+    with _alone(name):
         settings = layout.settings
         _remove(layout)
         if settings:
-            kubeconfig.remove(name, build.cached(settings.version) / "kubectl", user_config)
+            with _alone():
+                kubeconfig.remove(name, build.cached(settings.version) / "kubectl", user_config)
 
 
 def runs(layout: Layout) -> bool:
@@ -104,8 +115,6 @@ def running(name: str) -> tuple[Layout, Settings]:
 
 def _raise(layout: Layout, settings: Settings, programs: Path, wait: float) -> None:
     _say(f"Preparing node {layout.node_name} (Kubernetes {settings.version})")
-    layout.root.mkdir(parents=True)
-    layout.write_settings(settings)
     pki.create(layout, settings)
     declared = components.prepare(layout, settings)
     for component in declared.first:
