@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from e2e.operator.conftest import promise_many
 from e2e.support.api import Object
 from e2e.support.cluster import HOST_NAME, Cluster
 from e2e.support.extraction import Extraction
@@ -19,8 +20,8 @@ from extraction_worker.source.slots import SlotBudget
 
 LIMIT, POOL = 6, 2
 GROUP = "the-one-server"
-MANY, FEW = 150_000, 10_000
-"""Rows: of a table for several worker pods, and of one that the lead reads itself."""
+MANY, FEW = 15_000, 10_000
+"""Rows: of a table for several worker pods, as its statistics promise more, and of one that the lead reads itself."""
 JOBS = ("many", "few", "few", "few", "few")
 """What each operator is to extract."""
 EVERY = 0.1
@@ -126,6 +127,7 @@ def tables(postgres: Postgres) -> Iterator[dict[str, tuple[str, int]]]:
             )
             connection.execute(f"ANALYZE {table}")
             connection.execute(f"GRANT SELECT ON {table} TO reader")
+        promise_many(connection, "public.budget_many")
         yield {"many": ("public.budget_many", MANY), "few": ("public.budget_few", FEW)}
         connection.execute("DROP TABLE public.budget_many, public.budget_few")
 

@@ -259,6 +259,33 @@ def test_who_doesnt_hold_the_lease_can_neither_renew_nor_release_it(world: World
     asyncio.run(scenario())
 
 
+def test_a_lease_whose_renewal_was_not_waited_for_is_released(world: World):
+    async def scenario() -> None:
+        a, b = Replica(world, "a"), Replica(world, "b")
+        await a.elector.try_acquire()
+        world.failures = ["lost"]
+        with pytest.raises(UnreachableError):
+            await a.elector.try_renew()
+        await a.elector.release()
+        assert world.record.holder == ""
+        assert await b.elector.try_acquire()
+
+    asyncio.run(scenario())
+
+
+def test_a_lease_that_is_lost_already_is_not_released(world: World):
+    async def scenario() -> None:
+        a, b = Replica(world, "a"), Replica(world, "b")
+        await a.elector.try_acquire()
+        await b.elector.try_acquire()
+        world.now += 10
+        assert await b.elector.try_acquire()
+        await a.elector.release()
+        assert world.record.holder == "b"
+
+    asyncio.run(scenario())
+
+
 def test_a_release_that_fails_is_no_error(world: World):
     async def scenario() -> None:
         a = Replica(world, "a")

@@ -169,8 +169,8 @@ class Elector:
             return
         try:
             async with asyncio.timeout(self._timing.retry):
-                await self._leases.write(replace(held, holder="", duration=1, renewed=_wall()))
-        except (ClusterError, TimeoutError) as error:
+                await self._change(replace(held, holder="", duration=1, renewed=_wall()))
+        except (ClusterError, LostLeaseError, TimeoutError) as error:
             log.warning("The Lease wasn't released; it expires.", extra={"error": describe(error)})
 
     async def try_acquire(self) -> bool:
@@ -203,19 +203,22 @@ class Elector:
         begin = self._clock()
         if self._held is None:
             raise LostLeaseError("The Lease was never acquired, or was released.")
-        wanted = replace(self._held, renewed=_wall())
+        self._held = await self._change(replace(self._held, renewed=_wall()))
+        self._keep(begin)
+        return True
+
+    async def _change(self, wanted: Record) -> Record:
+        """Write the Lease that is ours; return it as it is now."""
         try:
-            self._held = await self._leases.write(wanted)
+            return await self._leases.write(wanted)
         except ApiError as error:
             if not error.is_conflict:
                 raise
-            # Our own write whose answer was lost, or somebody else's.
+            # Our own write whose answer was lost, or not waited for; or somebody else's.
             found = await self._leases.read()
             if found is None or found.holder != self._identity:
                 raise LostLeaseError("The Lease is held by somebody else.") from None
-            self._held = await self._leases.write(replace(wanted, version=found.version))
-        self._keep(begin)
-        return True
+            return await self._leases.write(replace(wanted, version=found.version))
 
     def _left(self) -> float:
         left = self._last + self._timing.deadline - self._clock()
