@@ -27,6 +27,9 @@ KUBELET_SYSCTLS = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
 }
+# Set to anything, this keeps the images of new nodes in memory, 1.3 GB for ours: they are loaded in half the time, and a
+# node is gone at once.
+IN_MEMORY = "EXTRACTION_NODE_IMAGES_IN_MEMORY"
 WAKERS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM}
 FUNCTIONS = {"storage": storage.main}
 
@@ -72,6 +75,10 @@ def _mount(layout: Layout, programs: Path) -> None:
     run("mount", "--rbind", layout.var, "/var")
     run("mount", "--bind", "/var/tmp", "/tmp")
     run("mount", "-t", "tmpfs", "-o", "mode=755", "node-run", "/run")
+    if os.environ.get(IN_MEMORY):
+        images = Path("/var/lib/containerd")
+        images.mkdir(parents=True, exist_ok=True)
+        run("mount", "-t", "tmpfs", "-o", "mode=711", "node-images", images)
     for key, value in KUBELET_SYSCTLS.items():
         private = Path("/run/sysctl") / key
         private.parent.mkdir(parents=True, exist_ok=True)
