@@ -27,8 +27,7 @@ KUBELET_SYSCTLS = {
     "vm/overcommit_memory": "1",
     "vm/panic_on_oom": "0",
 }
-# Set to anything, this keeps the images of new nodes in memory, 1.3 GB for ours: they are loaded in half the time, and a
-# node is gone at once.
+# Set to anything, this keeps the images of new nodes in memory, 1.3 GB for ours: they are loaded in half the time.
 IN_MEMORY = "EXTRACTION_NODE_IMAGES_IN_MEMORY"
 WAKERS = {signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM}
 FUNCTIONS = {"storage": storage.main}
