@@ -5,11 +5,15 @@ import gc
 import os
 import sys
 import uuid
+from collections.abc import Coroutine
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from extraction_operator.cluster.errors import LoginError
+from extraction_operator.cluster.service_account import FOLDER
 from extraction_operator.config import Config, Election, RecordConfig
 from extraction_operator.observe.logs import configure
 from extraction_operator.plan.budget import DEFAULT_CAP
@@ -19,7 +23,8 @@ from extraction_operator.plan.values import Key
 from extraction_record.commands import history, record
 from extraction_record.connection import Place
 
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+T = TypeVar("T")
+_NAMESPACE_FILE = FOLDER / "namespace"
 
 
 @click.group(context_settings={"auto_envvar_prefix": "EXTRACTION_OPERATOR", "help_option_names": ["-h", "--help"]})
@@ -115,7 +120,7 @@ def run(
 
     gc.freeze()
     gc.enable()
-    ctx.exit(asyncio.run(run_operator(config)))
+    ctx.exit(_run(run_operator(config)))
 
 
 @main.command()
@@ -140,7 +145,7 @@ def release_finalizers(
         raise click.UsageError("--own-namespace is needed outside of a pod.")
     from extraction_operator.release import release
 
-    asyncio.run(
+    _run(
         release(
             namespaces, deployment=Key(own, deployment) if deployment else None,
             lease=Key(own, lease_name) if lease_name else None, kubeconfig=kubeconfig, context=context,
@@ -150,6 +155,13 @@ def release_finalizers(
 
 main.add_command(record)
 main.add_command(history)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return asyncio.run(work)
+    except LoginError as error:
+        raise click.ClickException(f"There is no way to the API server: {error}") from None
 
 
 def _own_pod() -> Key | None:

@@ -524,6 +524,17 @@ def test_options_become_the_configuration(monkeypatch: pytest.MonkeyPatch):
     assert invoke(cli.main, ["--version"]).exit_code == 0
 
 
+@pytest.mark.parametrize("words", [["run", "--image=extractor:1", "--no-leader-elect"], ["release-finalizers"]])
+def test_who_has_no_way_to_the_api_server_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]):
+    monkeypatch.setattr(cli, "configure", lambda level: None)
+    file = tmp_path / "kubeconfig"
+    file.write_text("{apiVersion: v1, kind: Config}")
+    done = CliRunner().invoke(cli.main, [*words, "--kubeconfig", str(file)])
+    assert done.exit_code == 1
+    assert "There is no way to the API server: " in done.output
+    assert "current-context" in done.output
+
+
 def test_the_namespace_of_the_pod_is_that_of_the_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file = tmp_path / "namespace"
     file.write_text("system\n")
