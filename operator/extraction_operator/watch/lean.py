@@ -1,7 +1,7 @@
 """kopf without the Kubernetes client.
 
 kopf imports it, where it is installed, to understand its objects if it is given some. We give it none, and the client
-is two thirds of what kopf imports.
+is half of what kopf imports.
 """
 
 import sys
