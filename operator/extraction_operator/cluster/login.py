@@ -89,6 +89,7 @@ def _in_pod(account: ServiceAccount) -> Login:
     async def authorization() -> str:
         return account.authorization()
 
+    # What is missing is said now, not at the first call.
     account.authorization()
     return Login(
         service_account.server(os.environ), ssl.create_default_context(cafile=account.authorities), authorization
