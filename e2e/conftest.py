@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,24 +65,24 @@ def _clusters_of_workers(config: pytest.Config) -> list[tuple[str, str]]:
     return _clusters(config, len(config.option.tx)) if controls else []
 
 
+def _for_each_worker(config: pytest.Config, work: Callable[[str, str], object]) -> None:
+    """Do something to the clusters of all workers, side by side; raise what one of them raised."""
+    with ThreadPoolExecutor() as executor:
+        list(executor.map(lambda one: work(*one), _clusters_of_workers(config)))
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Raise the clusters of all workers before the first test, as some tests look for what clusters leave behind."""
     kind = Path(session.config.option.kind_bin)
-    with ThreadPoolExecutor() as executor:
-        for _ in executor.map(lambda one: _raise(kind, one[0], Path(one[1])), _clusters_of_workers(session.config)):
-            pass
+    _for_each_worker(session.config, lambda name, kubeconfig: _raise(kind, name, Path(kubeconfig)))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the clusters of the workers."""
     if not config.option.keep_cluster:
-        commands = [
-            [config.option.kind_bin, "delete", "cluster", "--name", name, "--kubeconfig", kubeconfig]
-            for name, kubeconfig in _clusters_of_workers(config)
-        ]
-        with ThreadPoolExecutor() as executor:
-            for _ in executor.map(lambda command: subprocess.run(command, check=True), commands):
-                pass
+        delete = [config.option.kind_bin, "delete", "cluster"]
+        _for_each_worker(config, lambda name, kubeconfig: subprocess.run(
+            [*delete, "--name", name, "--kubeconfig", kubeconfig], check=True))  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True, tryfirst=True)

@@ -1,20 +1,23 @@
 """A cluster comes and goes without a trace, whole or half-made. On the stand-in alone: kind's traces are Docker's."""
 
 import contextlib
+import json
 import os
 import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from e2e.node.kubeconfig import add, remove
 from e2e.node.processes import Process
 from e2e.node.requirements import cgroup_roots
-from e2e.node.state import existing, state_root
+from e2e.node.state import Layout, existing, state_root
 
 KIND = Path(__file__).parent / "node" / "kind"
 NAME = "e2e-short"
@@ -205,6 +208,33 @@ def test_a_manifest_that_asks_for_more_than_one_node_is_refused(kubeconfig: Path
     assert done.returncode == 1
     assert "one control-plane node" in done.stderr
     assert NAME not in kind("get", "clusters").split()
+
+
+def test_clusters_that_come_and_go_at_once_keep_each_others_place_in_a_kubeconfig(
+    kubeconfig: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EXTRACTION_NODE_STATE", str(tmp_path / "nodes"))
+    kubectl = Path(request.config.option.kind_kubectl_bin)
+    layouts = [Layout(f"one-{number}") for number in range(6)]
+    for layout in layouts:
+        layout.root.mkdir(parents=True)
+        user = f"kind-{layout.name}"
+        layout.kubeconfig.write_text(json.dumps({
+            "apiVersion": "v1", "kind": "Config", "current-context": user,
+            "clusters": [{"name": user, "cluster": {"server": "https://127.0.0.1"}}], "users": [{"name": user}],
+            "contexts": [{"name": user, "context": {"cluster": user, "user": user}}],
+        }))  # fmt: skip
+
+    def contexts() -> set[str]:
+        return set(
+            output(str(kubectl), "--kubeconfig", str(kubeconfig), "config", "get-contexts", "--output=name").split()
+        )
+
+    with ThreadPoolExecutor(len(layouts)) as executor:
+        list(executor.map(lambda layout: add(layout, kubectl, kubeconfig), layouts))
+        assert contexts() == {f"kind-{layout.name}" for layout in layouts}
+        list(executor.map(lambda layout: remove(layout.name, kubectl, kubeconfig), layouts[1:]))
+    assert contexts() == {"kind-one-0"}
 
 
 def test_without_clusters_the_words_are_those_of_kind(kubeconfig: Path) -> None:

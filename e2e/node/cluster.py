@@ -1,13 +1,10 @@
 """Clusters: raised, found again, and removed to the last trace."""
 
-import contextlib
-import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from string import Template
@@ -18,23 +15,9 @@ from e2e.node.commands import GO_GARBAGE, run, wait_until
 from e2e.node.errors import NodeError
 from e2e.node.faults import init_process
 from e2e.node.processes import Process
-from e2e.node.state import Layout, Settings, state_root
+from e2e.node.state import Layout, Settings, alone
 
 NAMESPACES = ("--mount", "--pid", "--net", "--uts", "--ipc", "--propagation", "private", "--mount-proc")
-
-
-# No cluster is called this.
-SHARED = ".shared"
-
-
-@contextlib.contextmanager
-def _alone(what: str = SHARED) -> Iterator[None]:
-    """Let one command at a time change the cluster of a name, or what all of this machine share."""
-    folder = state_root() / ".locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / what).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def create(
@@ -54,17 +37,16 @@ def create(
     requirements.check()
     layout = Layout(name)
     programs = build.programs(version)
-    with _alone(name):
+    with alone(name):
         if runs(layout):
             settings = layout.settings
             if settings is None or settings.version != version:
                 raise NodeError(f'cluster "{name}" runs another version; delete it first')
-            with _alone():
-                kubeconfig.add(layout, programs / "kubectl", user_config)
+            kubeconfig.add(layout, programs / "kubectl", user_config)
             return False
         _remove(layout)
         try:
-            with _alone():
+            with alone():
                 settings = Settings(version, network.free_link(), feature_gates, runtime_config)
                 layout.root.mkdir(parents=True)
                 layout.write_settings(settings)
@@ -74,20 +56,18 @@ def create(
                 _show_logs(layout)
                 _remove(layout)
             raise
-        with _alone():
-            kubeconfig.add(layout, programs / "kubectl", user_config)
+        kubeconfig.add(layout, programs / "kubectl", user_config)
         return True
 
 
 def delete(name: str, user_config: Path) -> None:
     """Remove a cluster, whole or half-made; it is no error if there is none."""
     layout = Layout(name)
-    with _alone(name):
+    with alone(name):
         settings = layout.settings
         _remove(layout)
         if settings:
-            with _alone():
-                kubeconfig.remove(name, build.cached(settings.version) / "kubectl", user_config)
+            kubeconfig.remove(name, build.cached(settings.version) / "kubectl", user_config)
 
 
 def runs(layout: Layout) -> bool:

@@ -174,7 +174,7 @@ def _cni_config() -> dict[str, Any]:
 def _containerd_config(layout: Layout) -> str:
     return f"""\
 version = 2
-root = "/var/lib/containerd"
+root = "{Inside.images}"
 state = "/run/containerd"
 [grpc]
   address = "{Inside.containerd_socket}"

@@ -75,9 +75,8 @@ def _mount(layout: Layout, programs: Path) -> None:
     run("mount", "--bind", "/var/tmp", "/tmp")
     run("mount", "-t", "tmpfs", "-o", "mode=755", "node-run", "/run")
     if os.environ.get(IN_MEMORY):
-        images = Path("/var/lib/containerd")
-        images.mkdir(parents=True, exist_ok=True)
-        run("mount", "-t", "tmpfs", "-o", "mode=711", "node-images", images)
+        Inside.images.mkdir(parents=True, exist_ok=True)
+        run("mount", "-t", "tmpfs", "-o", "mode=711", "node-images", Inside.images)
     for key, value in KUBELET_SYSCTLS.items():
         private = Path("/run/sysctl") / key
         private.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from e2e.node.commands import run
 from e2e.node.errors import NodeError
-from e2e.node.state import Layout
+from e2e.node.state import Layout, alone
 
 
 def target(explicit: str | None) -> Path:
@@ -18,12 +18,13 @@ def target(explicit: str | None) -> Path:
 def add(layout: Layout, kubectl: Path, file: Path) -> None:
     """Merge the cluster's administrator into a kubeconfig and make it the current context."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    # The file named first wins where both have an entry, so ours comes first.
-    merged = run("env", f"KUBECONFIG={layout.kubeconfig}:{file}", kubectl, "config", "view", "--flatten")
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.touch(mode=0o600)
-    draft.write_text(merged)
-    draft.replace(file)
+    with alone():
+        # The file named first wins where both have an entry, so ours comes first.
+        merged = run("env", f"KUBECONFIG={layout.kubeconfig}:{file}", kubectl, "config", "view", "--flatten")
+        draft = file.with_name(f".{file.name}.{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(merged)
+        draft.replace(file)
 
 
 def remove(name: str, kubectl: Path, file: Path) -> None:
@@ -31,9 +32,10 @@ def remove(name: str, kubectl: Path, file: Path) -> None:
     if not file.is_file() or not file.stat().st_size:
         return
     config = (kubectl, "config", "--kubeconfig", file)
-    with contextlib.suppress(NodeError):
-        if run(*config, "current-context").strip() == f"kind-{name}":
-            run(*config, "unset", "current-context")
-    for entry in ("delete-context", "delete-cluster", "delete-user"):
+    with alone():
         with contextlib.suppress(NodeError):
-            run(*config, entry, f"kind-{name}")
+            if run(*config, "current-context").strip() == f"kind-{name}":
+                run(*config, "unset", "current-context")
+        for entry in ("delete-context", "delete-cluster", "delete-user"):
+            with contextlib.suppress(NodeError):
+                run(*config, entry, f"kind-{name}")

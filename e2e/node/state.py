@@ -1,8 +1,11 @@
 """Where a cluster keeps what: one folder per cluster on the host, and the same files as the node sees them."""
 
+import contextlib
+import fcntl
 import json
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +13,8 @@ from e2e.node.errors import NodeError
 
 # The name becomes part of file, host and cgroup names; paths of sockets must stay below 108 bytes.
 NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,39}")
+# No cluster is called this.
+_SHARED = ".shared"
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,23 @@ class Inside:
     components = node / "components"
     volumes = Path("/var/lib/volumes")
     logs = Path("/var/log")
+    images = Path("/var/lib/containerd")
     containerd_socket = node / "containerd.sock"
 
 
 def state_root() -> Path:
     """Return the folder that holds all clusters of this machine."""
     return Path(os.environ.get("EXTRACTION_NODE_STATE") or "/var/lib/extraction-node")
+
+
+@contextlib.contextmanager
+def alone(what: str = _SHARED) -> Iterator[None]:
+    """Let one command at a time change the cluster of a name, or what all of this machine share."""
+    folder = state_root() / ".locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / what).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def existing() -> list[Layout]:
