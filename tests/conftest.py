@@ -3,9 +3,6 @@
 import functools
 import gc
 import os
-import subprocess
-import sys
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,8 +11,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from extraction_worker.demo.postgres import PostgresServer, free_port, postgres_server
+from extraction_worker.demo.postgres import PostgresServer, postgres_server
 from support.redis_server import RedisServer
+from support.s3_server import start_s3_server
 
 DEBIAN_15 = Path("/usr/lib/postgresql/15/bin")
 # Collations of ICU, XML and another major version need Debian's server. CI sets this, so that nothing is skipped.
@@ -157,20 +155,8 @@ class S3Server:
     region = "us-east-1"
 
     def __init__(self) -> None:
-        self.port = free_port()
+        self.process, self.port = start_s3_server()
         self.endpoint = f"http://127.0.0.1:{self.port}"
-        self.process = subprocess.Popen(
-            [sys.executable, Path(__file__).parent / "support" / "s3_server.py", "127.0.0.1", str(self.port)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line == b"ready\n":
-                break
-        else:
-            raise RuntimeError("the S3 server did not start")
-        # Of what goes wrong it prints a trace; an unread pipe would block it.
-        threading.Thread(target=self.process.stdout.read, daemon=True).start()
 
     @functools.cache  # noqa: B019 - there is one server in a session
     def client(self):

@@ -3,11 +3,7 @@
 import contextlib
 import os
 import shutil
-import socket
-import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +11,10 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from tests.support.s3_server import start_s3_server
 
 from e2e.node.commands import run
 from extraction_worker.demo.postgres import PostgresServer
-
-ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
@@ -110,24 +105,9 @@ class Store:
 @contextlib.contextmanager
 def s3_store(address: str) -> Iterator[Store]:
     """Start an S3 server on an address of this machine; end it at the end."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "support" / "s3_server.py", address, str(port)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        # Otherwise it takes the first part of the host's name for that of a bucket.
-        env=os.environ | {"S3_IGNORE_SUBDOMAIN_BUCKETNAME": "true"},
-    )  # fmt: skip
-    assert process.stdout is not None
+    # Otherwise it takes the first part of the host's name for that of a bucket.
+    process, port = start_s3_server(address, S3_IGNORE_SUBDOMAIN_BUCKETNAME="true")
     try:
-        for line in process.stdout:
-            if line == b"ready\n":
-                break
-        else:
-            raise RuntimeError("the S3 server did not start")
-        # Of what goes wrong it prints a trace; an unread pipe would block it.
-        threading.Thread(target=process.stdout.read, daemon=True).start()
         yield Store(address, port)
     finally:
         process.terminate()
