@@ -224,6 +224,8 @@ _KINDS: dict[str, type[Message]] = {
 def decode(text: str) -> Message:
     """Return the message that :meth:`Message.encode` wrote.
 
+    Fields that it has and we don't know are left out: an operator that was set back reads what the pods of a newer one say.
+
     Raises
     ------
     NotAMessage
@@ -238,6 +240,6 @@ def decode(text: str) -> Message:
         kind = _KINDS.get(str(head.get("kind")))
         if kind is None:
             raise NotAMessage("Of an unknown kind.")
-        return kind.model_validate_json(head["body"])
+        return kind.model_validate_json(head["body"], extra="ignore")
     except (json.JSONDecodeError, ValidationError, RecursionError) as error:
         raise NotAMessage(type(error).__name__) from None

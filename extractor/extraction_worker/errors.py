@@ -26,6 +26,8 @@ class ExtractionError(Exception):
 
     reason: ClassVar[str] = "InternalError"
     exit_code: ClassVar[int] = 1
+    bundle: int | None = None
+    """The bundle that a lead worked when it happened; of other pods it is the index."""
     chunk: int | None = None
     """The chunk that it happened to, where somebody knows it."""
     retries: int = 0

@@ -1,6 +1,8 @@
 """Termination messages: whole or refused, never misread."""
 
 import contextlib
+import json
+import zlib
 
 import pytest
 from hypothesis import given
@@ -62,6 +64,14 @@ def test_a_message_that_was_cut_or_altered_is_refused(message, data):
     altered = text[:place] + other + text[place + 1 :]
     with contextlib.suppress(NotAMessage):
         assert decode(altered) == message  # e.g. an escape that means the same
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: message.kind)
+def test_fields_of_a_later_version_are_left_out(message):
+    head = json.loads(message.encode())
+    body = json.dumps(json.loads(head["body"]) | {"laterField": {"is": "there"}})
+    later = head | {"body": body, "crc32": f"{zlib.crc32(body.encode()):08x}"}
+    assert decode(json.dumps(later)) == message
 
 
 @given(st.text(max_size=1500))

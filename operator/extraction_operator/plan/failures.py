@@ -8,7 +8,7 @@ from enum import Enum, auto
 from extraction_contract.exit_codes import EXIT_CODES
 from extraction_contract.messages import SNAPSHOT_EXIT_CODES, FailureMessage
 from extraction_operator.plan import indexes
-from extraction_operator.plan.values import ChildJob, Container, Pod
+from extraction_operator.plan.values import ChildJob, Container, Pod, Role
 
 _EXIT_CODE = re.compile(r"^Container (\S+) for pod (\S+) failed with exit code (\d+) ")
 """The message of a Job that a pod failure policy has failed, as the Job controller's pod_failure_policy.go words it."""
@@ -42,7 +42,7 @@ class Failure:
     planned_nothing: bool = False
 
 
-def from_message(found: FailureMessage) -> Failure:
+def _from_message(found: FailureMessage, role: Role) -> Failure:
     """Return the failure that a pod told."""
     if found.reason in SNAPSHOT_EXIT_CODES.values():
         kind = Kind.SNAPSHOT
@@ -50,14 +50,15 @@ def from_message(found: FailureMessage) -> Failure:
         kind = Kind.TRANSIENT
     else:
         kind = Kind.TERMINAL
-    return Failure(kind, found.reason or "PodFailed", _where(found) + found.message)
+    return Failure(kind, found.reason or "PodFailed", _where(found, role) + found.message)
 
 
-def _where(found: FailureMessage) -> str:
+def _where(found: FailureMessage, role: Role) -> str:
     """Return the place of a failure, unless its own words begin with it."""
     if found.chunk is not None:
         return "" if f"hunk {found.chunk}" in found.message else f"Chunk {found.chunk}: "
-    return f"Bundle {found.bundle}: " if found.bundle is not None else ""
+    # A bundle that the lead works is the only one.
+    return f"Bundle {found.bundle}: " if found.bundle is not None and role is not Role.LEAD else ""
 
 
 def of_pod(pod: Pod) -> Failure | None:
@@ -71,7 +72,7 @@ def of_pod(pod: Pod) -> Failure | None:
         if message is not None and message.reason == INTERRUPTED:
             interrupted = True
         elif message is not None:
-            return replace(from_message(message), planned_nothing=planned_nothing)
+            return replace(_from_message(message, pod.role), planned_nothing=planned_nothing)
     if interrupted or (pod.phase == "Failed" and (pod.disrupted or pod.deleting_since is not None)):
         return Failure(Kind.DISRUPTION, "Disrupted", f"Pod {pod.name} was ended from outside ({_by_whom(pod)}).")
     if pod.phase != "Failed":

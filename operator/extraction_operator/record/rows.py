@@ -5,7 +5,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from extraction_contract.messages import BundleMessage, FailureMessage, PublishMessage
+from extraction_contract.messages import BundleMessage, FailureMessage, PlanMessage, PublishMessage
 from extraction_contract.models import DataSource
 from extraction_contract.status import ConnectionCounts
 from extraction_operator.plan.facts import FINAL
@@ -202,11 +202,23 @@ def pod_rows(pod: Pod, job_uid: str, job_created_at: str) -> Iterator[Row]:
             found |= {"reason": failure.reason, "message": _shorten(failure.message)}
         yield Row(ATTEMPTS, key | found)
         publish, said = pod.container("publish"), pod.said("publish", PublishMessage)
-        if publish is not None and said is not None and said.work is not None:
-            # A plan of one bundle is worked by the lead.
-            yield Row(BUNDLES, key | _bundle(pod, publish, said.work))
+        if publish is not None and _has_worked(pod, publish, said):
+            yield Row(BUNDLES, key | _bundle(pod, publish, said.work if said is not None else None))
     elif pod.role is Role.WORK and (work := pod.container("work")) is not None and work.exit_code is not None:
         yield Row(BUNDLES, key | _bundle(pod, work, pod.said("work", BundleMessage)))
+
+
+def _has_worked(lead: Pod, publish: Container, said: PublishMessage | None) -> bool:
+    """Tell whether a lead that has ended worked a plan of one bundle itself, with success or not."""
+    if said is not None:
+        return said.work is not None
+    if publish.exit_code in {None, 0}:
+        return False
+    if (failure := FailureMessage.of(publish.message)) is not None:
+        return failure.bundle is not None
+    # It was killed. Such a plan is read before all else, and little comes after that.
+    plan = lead.said("plan", PlanMessage)
+    return plan is not None and plan.bundles == 1
 
 
 def _bundle(pod: Pod, work: Container, done: BundleMessage | None) -> dict[str, object]:

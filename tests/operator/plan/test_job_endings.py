@@ -234,6 +234,14 @@ def test_a_lead_that_was_killed_for_its_memory_begins_anew_with_less():
     assert {"name": "EXTRACTION_KILLED", "value": "1"} in environment
 
 
+def test_a_lead_that_fails_with_its_only_bundle_doesnt_number_it():
+    world = World.planned(1)
+    world.step()
+    said = ended("publish", failure("Unrepresentable", 19, text="column c: NaN.", bundle=0))
+    world.change_pod(Role.LEAD, containers=(running("hold"), ended("plan", plan_message(1)), said), phase="Failed")
+    assert ready(finish(world)) == ("Unrepresentable", "column c: NaN.")
+
+
 def test_evictions_of_workers_dont_count():
     world = World.working()
     world.add_pod(Role.WORK, ended("work", INTERRUPTED), index=1, phase="Failed", disrupted="EvictionByEvictionAPI")

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from extraction_contract.messages import BundleMessage, FailureMessage, PublishMessage
+from extraction_contract.messages import BundleMessage, FailureMessage, PlanMessage, PublishMessage
 from extraction_contract.models import DataSource
 from extraction_contract.status import ConnectionCounts
 from extraction_operator.cluster.parse import parse_pod
@@ -222,7 +222,7 @@ def test_a_lead_tells_of_its_attempt():
     assert (row["attempt"], row["started_at"].isoformat()) == (1, "2026-11-22T06:00:00+00:00")
     assert "planned_at" not in row
     ended = {"exitCode": 0, "finishedAt": "2026-11-22T06:00:20Z", "message": "not ours"}
-    failed = {"exitCode": 21, "message": FAILED.encode()}
+    failed = {"exitCode": 21, "message": FAILED.model_copy(update={"bundle": None}).encode()}
     raw = pod(
         uid=uid("lead"),
         status={
@@ -245,6 +245,39 @@ def test_a_lead_that_read_the_plan_itself_is_a_bundle_too():
     _, row = of_pod(parse_pod(raw))
     assert (row["bundle"], row["rows"], row["sessions"], row["session_reuses"]) == (0, 500, 2, 7)
     assert (row["outcome"], row["pod"]) == ("Succeeded", parse_pod(raw).name)
+
+
+def failed_lead(code: int, message: str = "", *, reason: str = "Error", bundles: int = 1) -> Pod:
+    """Return a lead whose publisher failed after it had planned."""
+    planned = PlanMessage(
+        digest="0" * 32, chunks=3, bundles=bundles, estimated_rows=9, estimated_bytes=99, strategy="ctid", reason="x"
+    )  # fmt: skip
+    plan = {"exitCode": 0, "finishedAt": "2026-11-22T06:00:20Z", "message": planned.encode()}
+    ended = {"exitCode": code, "reason": reason, "message": message, "finishedAt": "2026-11-22T06:00:30Z"}
+    raw = pod(
+        uid=uid("lead"),
+        status={
+            "initContainerStatuses": [{"name": "plan", "state": {"terminated": plan}}],
+            "containerStatuses": [{"name": "publish", "state": {"terminated": ended}}],
+        },
+    )
+    return parse_pod(raw)
+
+
+def test_a_lead_that_fails_with_its_only_bundle_is_a_failed_bundle():
+    did = ConnectionCounts(opened=2, checkouts=9, reuses=7, waits=1, evicted=1, leaks=3)
+    failed = FAILED.model_copy(update={"bundle": 0, "retries": 4, "connections": did})
+    _, row = of_pod(failed_lead(21, failed.encode()))
+    assert (row["bundle"], row["outcome"], row["exit_code"], row["reason"]) == (0, "Failed", 21, "OutOfMemory")
+    assert (row["retries"], *(row[name] for name in SESSIONS)) == (4, 2, 9, 7, 1, 1, 3)
+    _, row = of_pod(failed_lead(137, reason="OOMKilled"))
+    assert (row["bundle"], row["outcome"], row["reason"]) == (0, "Failed", "OOMKilled")
+
+
+def test_a_lead_that_fails_otherwise_is_no_bundle():
+    publishing = FAILED.model_copy(update={"bundle": None})
+    assert len(of_pod(failed_lead(21, publishing.encode()))) == 1
+    assert len(of_pod(failed_lead(137, reason="OOMKilled", bundles=2))) == 1
 
 
 def test_pods_of_other_roles_tell_nothing():

@@ -82,7 +82,11 @@ def _publish(pod: JobPod, sink: Sink, started: float) -> _Done:
         results = _collect(pod, plan, sink, bundles)
     else:
         memory = pod.memory(pod.environment.killed)
-        worked = work_chunks(pod, plan, plan.chunks, sink, memory, alone=True, holder=pod.holder())
+        try:
+            worked = work_chunks(pod, plan, plan.chunks, sink, memory, alone=True, holder=pod.holder())
+        except ExtractionError as error:
+            error.bundle = 0
+            raise
         results, work = worked.results, bundle_message(0, worked, time.monotonic() - started)
     if pod.is_held:
         # Not before every result is there: the tables must stay as they are until the last row was read.
