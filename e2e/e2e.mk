@@ -3,7 +3,7 @@
 # KEEP=1 keeps them after the tests; E2E_ARGS goes to pytest.
 .PHONY: images e2e chaos-cluster kueue cluster cluster-delete
 CLUSTER ?= extraction
-E2E_WORKERS ?= 2
+E2E_WORKERS ?= 3
 E2E_KUBECONFIG := build/e2e/kubeconfig
 E2E_READY := $(VENV)/.ready-e2e
 

@@ -1,7 +1,7 @@
 """Programs of the node, built once from the Go module proxy into a cache that is keyed by version and architecture.
 
 Each program is put into the cache whole, by a rename, and Go keeps the packages that it has compiled: a build that was
-stopped goes on where it was.
+stopped goes on where it was. One process builds at a time; others that need the same wait for it.
 """
 
 import json
@@ -12,11 +12,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.node.commands import run
+from e2e.node.commands import exclusive, run
 from e2e.node.errors import NodeError
 
 DEFAULT_VERSION = "v1.36.3"
@@ -92,9 +92,22 @@ def programs(version: str = DEFAULT_VERSION, *more: Source) -> Path:
 
 
 def _build(source: Source, folder: Path) -> None:
-    missing = {program: package for program, package in source.programs.items() if not (folder / program).exists()}
-    if not missing:
-        return
+    _once(folder, source.programs, lambda missing: _build_missing(source, missing, folder))
+
+
+def _once(folder: Path, names: Collection[str], build: Callable[[Sequence[str]], object]) -> None:
+    """Build what is missing of a folder's programs; where somebody else does just that, wait until it is there."""
+
+    def missing() -> Sequence[str]:
+        return [name for name in names if not (folder / name).exists()]
+
+    if missing():
+        with exclusive(folder / ".lock", lambda: _say(f"Waiting for whoever builds in {folder} already")):
+            if left := missing():
+                build(left)
+
+
+def _build_missing(source: Source, missing: Sequence[str], folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="extraction-node-build-") as name:
         work = Path(name)
         _say(f"Reading {source.module} {source.version} from the module proxy")
@@ -115,14 +128,14 @@ def _build(source: Source, folder: Path) -> None:
         _say(f"Built {', '.join(missing)} in {time.monotonic() - start:.0f} s")
 
 
-def _targets(source: Source, missing: dict[str, str], work: Path) -> Iterable[str]:
+def _targets(source: Source, missing: Sequence[str], work: Path) -> Iterable[str]:
     """Yield the output of a build and the packages to build."""
     if len(missing) > 1:
         # Each is named for the last element of its path.
         yield f"{work / 'built'}{os.sep}"
     else:
-        yield str(work / "built" / next(iter(missing)))
-    for package in missing.values():
+        yield str(work / "built" / missing[0])
+    for package in (source.programs[program] for program in missing):
         if package.endswith(".go"):
             shutil.copy(Path(__file__).with_name(package), work)
             yield "."
@@ -132,8 +145,10 @@ def _targets(source: Source, missing: dict[str, str], work: Path) -> Iterable[st
 
 def _build_pause(folder: Path) -> None:
     """Build the process that holds a pod's namespaces: it reaps orphans and ends on SIGTERM."""
-    if (folder / "pause").exists():
-        return
+    _once(folder, ["pause"], lambda _: _build_missing_pause(folder))
+
+
+def _build_missing_pause(folder: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="extraction-node-build-") as name:
         shutil.copy(Path(__file__).with_name("pause.go"), name)
         _go(Path(name), "build", "-trimpath", "-ldflags", "-s -w", "-o", "pause", "pause.go")

@@ -1,8 +1,10 @@
 """Running other programs, and waiting for what they bring about."""
 
+import contextlib
+import fcntl
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from e2e.node.errors import NodeError
@@ -64,6 +66,18 @@ def wait_until(happened: Callable[[], bool], what: str, seconds: float, hint: st
         if time.monotonic() > deadline:
             raise NodeError(f"{what} within {seconds:.0f} s: did not happen{hint and '; ' + hint}")
         time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def exclusive(file: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Let one process of this machine at a time do what a file stands for; tell who has to wait."""
+    with file.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _tail(text: str, lines: int = 12) -> str:

@@ -1,7 +1,6 @@
 """Where a cluster keeps what: one folder per cluster on the host, and the same files as the node sees them."""
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -9,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from e2e.node.commands import exclusive
 from e2e.node.errors import NodeError
 
 # The name becomes part of file, host and cgroup names; paths of sockets must stay below 108 bytes.
@@ -112,8 +112,7 @@ def alone(what: str = _SHARED) -> Iterator[None]:
     """Let one command at a time change the cluster of a name, or what all of this machine share."""
     folder = state_root() / ".locks"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / what).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with exclusive(folder / what):
         yield
 
 
