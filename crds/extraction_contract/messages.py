@@ -224,7 +224,7 @@ _KINDS: dict[str, type[Message]] = {
 def decode(text: str) -> Message:
     """Return the message that :meth:`Message.encode` wrote.
 
-    Fields that it has and we don't know are left out: an operator that was set back reads what the pods of a newer one say.
+    Fields that we don't know are left out: an operator that was set back reads what the pods of a newer one say.
 
     Raises
     ------
