@@ -44,6 +44,9 @@ def embedded_binaries() -> Path:
     return copy / "install" / "bin"
 
 
+_PORT_TAKEN = "Address already in use"
+
+
 def free_port() -> int:
     """Return a TCP port of 127.0.0.1 that was free a moment ago."""
     with socket.socket() as probe:
@@ -66,13 +69,15 @@ class PostgresServer:
         ``postgresql.conf`` settings on top of the fast and unsafe defaults of a throw-away server.
     initdb
         Further arguments of ``initdb``, e.g. ``["--locale-provider=icu", "--icu-locale=en"]``.
+    port
+        0 takes one that is free when the server is started first, and keeps it.
     """
 
     binaries: Path
     folder: Path
     settings: Mapping[str, str] = field(default_factory=dict)
     initdb: tuple[str, ...] = ()
-    port: int = field(default_factory=free_port)
+    port: int = 0
     password: str = field(default_factory=lambda: secrets.token_urlsafe(16), repr=False)
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
@@ -131,6 +136,27 @@ class PostgresServer:
         """Start the server and wait until it takes connections."""
         if not self.data.exists():
             self.create()
+        deadline = time.monotonic() + timeout
+        chooses = self.port == 0
+        told = self.log.stat().st_size if self.log.exists() else 0
+        while True:
+            if chooses:
+                self.port = free_port()
+            is_ready = self._launch(deadline)
+            with self.log.open("rb") as log:
+                log.seek(told)
+                said = log.read().decode(errors="replace")
+                told = log.tell()
+            if chooses and _PORT_TAKEN in said and time.monotonic() < deadline:
+                # Somebody took it meanwhile, on one of our addresses at least.
+                self.stop()
+            elif is_ready:
+                return
+            else:
+                raise RuntimeError(f"PostgreSQL did not start: {said[-2000:]}")
+
+    def _launch(self, deadline: float) -> bool:
+        """Start the server; tell whether it takes connections."""
         settings = {
             "listen_addresses": self.host, "port": str(self.port), "unix_socket_directories": str(self.folder),
             "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "256MB",
@@ -142,14 +168,11 @@ class PostgresServer:
                 [self.binaries / "postgres", "-D", self.data, *options],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, **self._identity(),
             )  # type: ignore[call-overload]  # fmt: skip
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                break
+        while time.monotonic() < deadline and self._process.poll() is None:
             if self._is_ready():
-                return
+                return True
             time.sleep(0.05)
-        raise RuntimeError(f"PostgreSQL did not start: {self.log.read_text(errors='replace')[-2000:]}")
+        return False
 
     def _is_ready(self) -> bool:
         """Whether the server says so in its pid file, which it writes piece by piece."""
