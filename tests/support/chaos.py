@@ -23,6 +23,8 @@ READS = f"NOT ({HELD})"
 """Of sessions: all others."""
 ATTEMPTS = 6
 TRIES = 5
+STORM_SECONDS = 4.0
+"""In which all faults of an attempt begin, counted from the start of its workers: it has to be read for longer."""
 
 
 class Chaos:
@@ -66,7 +68,7 @@ class Chaos:
             # The last attempt is left alone.
             count = self.random.randint(1, self.most) if self.most and self.attempts < ATTEMPTS - 1 else 0
             faults = self.faults()
-            storm = Storm(faults, schedule(f"{self.seed}/{self.attempts}", faults, count, 8))
+            storm = Storm(faults, schedule(f"{self.seed}/{self.attempts}", faults, count, STORM_SECONDS))
             self.go_on(lead, storm)
             self.happened += storm.happened
             self.told("publish", lead)

@@ -20,6 +20,8 @@ FIRST_SEED = int(os.environ.get("EXTRACTION_CHAOS_SEED", "1"))
 REPORTS = Path("build/chaos")
 SPEC = {"partitioning": {"targetBytes": "64Ki"}, "verification": "Decoded"}
 ROWS = 12000
+RATE = "128Ki"
+"""Bytes a second, of 800,000: longer than faults begin, however fast the machine is."""
 
 
 def digests(manifest) -> list[str]:
@@ -54,9 +56,8 @@ def run(folder: Path, database, server, store: S3Server, report: Report, *, seed
     bucket = f"chaos-{seed}"
     client = store.client()
     client.create_bucket(Bucket=bucket)
-    pods = Pods(
-        folder, database, bundles=3, spec=SPEC, s3=(store, bucket), source={"limits": {"bytesPerSecond": "1Mi"}}
-    )
+    source = {"limits": {"bytesPerSecond": RATE}} if most else {}
+    pods = Pods(folder, database, bundles=3, spec=SPEC, s3=(store, bucket), source=source)
     chaos = Chaos(pods, server, store.process, seed, most)
     outcome = chaos.run()
     report.runs.append(outcome)
