@@ -103,9 +103,10 @@ def followed(namespace: Cluster) -> Iterator[list[Promise]]:
     def note(source: Object) -> bool:
         status: dict[str, Any] = source.get("status", {})
         waiting, active = status.get("waitingJobs", 0), status.get("activeJobs", 0)
-        promises.append(Promise(time.monotonic(), waiting, status.get("reservedConnections", 0)))
-        # More than the one of a check, which may not be over yet.
-        return waiting == active == 0 and any(promise.reserved > 1 for promise in promises)
+        reserved = status.get("reservedConnections", 0)
+        promises.append(Promise(time.monotonic(), waiting, reserved))
+        # A job that may begin isn't active yet. More than one: that may be of a check, which isn't over.
+        return waiting == active == reserved == 0 and any(promise.reserved > 1 for promise in promises)
 
     def watch() -> None:
         namespace.wait_for(SOURCE, "shop", note, PATIENCE)

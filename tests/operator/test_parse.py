@@ -51,7 +51,10 @@ def test_what_doesnt_follow_the_contract_is_named_by_its_field_and_not_by_its_va
 def test_a_child_is_read():
     raw = child(
         "orders-work-2-3", role="work", attempt=2, number=3,
-        spec={"parallelism": 4, "completions": 16, "suspend": True},
+        spec={
+            "parallelism": 4, "completions": 16, "suspend": True,
+            "template": {"spec": {"containers": [{"name": "work", "image": "lake/extractor:1.0"}]}},
+        },
         status={
             "active": 2, "terminating": 1, "succeeded": 3, "failed": 1, "completedIndexes": "0-2", "failedIndexes": "5",
             "conditions": [condition("Suspended"), condition("Failed", "False")],
@@ -61,6 +64,7 @@ def test_a_child_is_read():
     assert (found.role, found.attempt, found.number, found.created) == (Role.WORK, 2, 3, AT)
     assert (found.parallelism, found.completions, found.suspended, found.suspended_since) == (4, 16, True, AT)
     assert (found.active, found.terminating, found.succeeded, found.failed) == (2, 1, 3, 1)
+    assert found.image == "lake/extractor:1.0"
     assert (found.completed_indexes, found.failed_indexes, found.ending, found.deleting) == ("0-2", "5", None, False)
     assert owner_uid(raw) == "uid-of-orders"
 

@@ -1,5 +1,6 @@
 """Objects as the API server writes them → values. What the values don't need is dropped here, and so never stored."""
 
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -94,6 +95,7 @@ def parse_child(raw: Raw) -> ChildJob:
             deleting_since=parse_time(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
             generation=int(annotations.get(GENERATION, 0)),
             request=annotations.get(CHECK, ""),
+            image=_image(spec),
             parallelism=spec.get("parallelism", 1),
             completions=spec.get("completions") or 1,
             suspended=bool(spec.get("suspend")),
@@ -112,6 +114,12 @@ def parse_child(raw: Raw) -> ChildJob:
         )
     except (KeyError, ValueError) as error:
         raise UnreadableError(f"Its labels aren't ours: {type(error).__name__} {error}") from None
+
+
+def _image(spec: Raw) -> str:
+    """Return the image that a Job's containers have, which is one in ours; thousands of Jobs share its name."""
+    containers = ((spec.get("template") or {}).get("spec") or {}).get("containers")
+    return sys.intern(containers[0].get("image") or "") if containers else ""
 
 
 def parse_pod(raw: Raw) -> Pod:

@@ -1,6 +1,6 @@
 """The children of an observed job: what is declared and what is known of it → :class:`CreateJob`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from extraction_contract.models import DataSource
 from extraction_contract.status import PlanStatus
@@ -38,10 +38,17 @@ class Maker:
         return _create(Role.LEAD, manifest)
 
     def workers(self, plan: PlanStatus, *, barred: bool = False) -> CreateJob:
-        """Return the creation of the worker Job."""
+        """Return the creation of the worker Job.
+
+        It has the lead's image: an operator that was upgraded meanwhile has another, whose workers may read the lead's
+        plan otherwise than it is meant, or not at all.
+        """
         seen, lead, queue = self.facts.seen, self.facts.lead, self.facts.queue
+        declared = self._declared
+        if lead is not None and lead.image:
+            declared = replace(declared, settings=replace(declared.settings, image=lead.image))
         manifest = children.work_job(
-            self._declared,
+            declared,
             number=max(1, seen.job.status.workers),
             lead=(lead.name, lead.uid) if lead is not None and not queue else None,
             bundles=plan.bundles,

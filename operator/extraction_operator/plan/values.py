@@ -73,6 +73,8 @@ class ChildJob:
     """Of a check: the source's generation that it looks at."""
     request: str = ""
     """Of a check: the value of the source's annotation that it answers."""
+    image: str = ""
+    """Of its containers."""
     parallelism: int = 1
     completions: int = 1
     suspended: bool = False

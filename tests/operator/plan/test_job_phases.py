@@ -44,6 +44,16 @@ def test_the_finalizer_comes_before_the_lead():
     assert created(world.step()) == ["lead-1"]
 
 
+def test_workers_have_the_image_of_their_lead_also_after_an_upgrade():
+    world = World.planned(4)
+    world.step()
+    world.change_job(Role.LEAD, image="lake/extractor:before")
+    [action] = actions(world.step(), CreateJob)
+    assert action.role is Role.WORK
+    [container] = action.manifest["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "lake/extractor:before" != SETTINGS.image
+
+
 def test_the_lead_of_an_attempt_that_began_is_never_made_again():
     world = World.planning()
     world.jobs.clear()
