@@ -79,6 +79,11 @@ def run(scenario: Callable[[Kube], Awaitable[None]]) -> None:
     asyncio.run(inner())
 
 
+def phase_of(kube: Kube, name: str) -> str | None:
+    """Return the phase of an ExtractionJob; None before it has a status."""
+    return kube.get(EXTRACTION_JOB, "default", name).get("status", {}).get("phase")
+
+
 def jobs(kube: Kube, role: str) -> list[dict]:
     """Return the Jobs of a role."""
     return [
@@ -116,15 +121,15 @@ def test_a_source_is_checked_and_its_job_gets_a_lead():
                 kube, jobs(kube, "check")[0], CheckMessage(server_version="18.6", latency_milliseconds=1).encode()
             )
             await until(lambda: jobs(kube, "lead"))
-            await until(lambda: kube.get(EXTRACTION_JOB, "default", "orders")["status"]["phase"] == "Planning")
+            await until(lambda: phase_of(kube, "orders") == "Planning")
             await until(lambda: not jobs(kube, "check"))
             assert kube.get(DATA_SOURCE, "default", "shop")["status"]["server"]["version"] == "18.6"
             await until(lambda: {"Connected", "Started"} <= {
                 raw["reason"] for (plural, _, _), raw in kube.objects.items() if plural == EVENT.plural})  # fmt: skip
             assert len(jobs(kube, "lead")) == 1
-            page = it._metrics.page().decode()
-            assert "extraction_operator_job_seen_to_lead_seconds_count 1.0" in page
-            assert 'extraction_operator_jobs{phase="Planning"} 1.0' in page
+            assert "extraction_operator_job_seen_to_lead_seconds_count 1.0" in it._metrics.page().decode()
+            # What it has written it sees a little later.
+            await until(lambda: 'extraction_operator_jobs{phase="Planning"} 1.0' in it._metrics.page().decode())
             # A job that is gone gives its part of the budget back.
             assert it._budget.active(Key("default", "shop")) == 1
             await kube.put(EXTRACTION_JOB, {"metadata": {"name": "orders", "finalizers": []}})
