@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from e2e.support.cluster import Cluster
+from e2e.support.lines import whole_lines
 
 HERE = Path(__file__).parent
 FAILING = """
@@ -61,7 +62,7 @@ def test_a_failure_leaves_logs_of_pods_events_and_components_in_a_folder_that_it
         components = {file.name for file in folder.rglob("*.log")}
         if cluster.is_stand_in:
             assert components >= {"kubelet.log", "kube-apiserver.log", "etcd.log", "containerd.log", "audit.log"}
-            lines = next(folder.rglob("audit.log")).read_text().splitlines()
+            lines = whole_lines(next(folder.rglob("audit.log")).read_text())
             assert json.loads(lines[-1])["kind"] == "Event"
         else:
             assert "kubelet.log" in components

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from e2e.support.lines import whole_lines
+
 from bench.operator.plane import Plane
 
 ELECTION = "leases"
@@ -31,7 +33,7 @@ def writes(plane: Plane) -> list[Write]:
     """Return all writes so far."""
     found = []
     for file in sorted(plane.folder.glob("audit*.log"), key=lambda file: file.stat().st_mtime):
-        for line in file.read_text().splitlines():
+        for line in whole_lines(file.read_text()):
             entry = json.loads(line)
             target = entry.get("objectRef") or {}
             resource = "/".join(filter(None, (target.get("resource", ""), target.get("subresource", ""))))

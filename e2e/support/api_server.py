@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from e2e.node.commands import GO_GARBAGE
+from e2e.support.lines import whole_lines
 
 CRDS = Path(__file__).parents[2] / "crds"
 Object = dict[str, Any]
@@ -43,6 +44,7 @@ class Write:
     """A line of the audit log: a write that the API server has answered."""
 
     user: str
+    """Empty where the credentials were refused."""
     agent: str
     verb: str
     resource: str
@@ -118,13 +120,13 @@ class ApiServer:
     def writes(self) -> list[Write]:
         """Return all writes so far, in the order in which they were answered."""
         found = []
-        for line in (self.folder / "audit.log").read_text().splitlines():
+        for line in whole_lines((self.folder / "audit.log").read_text()):
             entry = json.loads(line)
             reference = entry.get("objectRef") or {}
             found.append(
                 Write(
-                    entry["user"]["username"], entry.get("userAgent", ""), entry["verb"], reference.get("resource", ""),
-                    reference.get("subresource", ""), reference.get("namespace", ""), reference.get("name", ""),
+                    entry["user"].get("username", ""), entry.get("userAgent", ""), entry["verb"],
+                    reference.get("resource", ""), reference.get("subresource", ""), reference.get("namespace", ""), reference.get("name", ""),
                     (entry.get("responseStatus") or {}).get("code", 0), _seconds(entry["requestReceivedTimestamp"]),
                 )
             )  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 
 from e2e.node.state import Layout
 from e2e.support.cluster import Cluster, Refused
+from e2e.support.lines import whole_lines
 
 KWOK = {
     "nodeSelector": {"type": "kwok"},
@@ -104,17 +105,19 @@ class StandIn:
         with contextlib.suppress(Refused):
             self.cluster.kubectl("get", "configmap", mark)
         deadline = time.monotonic() + 30
-        while mark not in (text := self._audit_lines()):
+        lines = self._audit_lines()
+        while not any(mark in line for line in lines):
             if time.monotonic() > deadline:
                 raise TimeoutError("the API server writes no audit log")
             time.sleep(0.05)
-        requests = (Request.of(json.loads(line)) for line in text.splitlines() if mark not in line)
+            lines = self._audit_lines()
+        requests = (Request.of(json.loads(line)) for line in lines if mark not in line)
         return [
             request for request in requests
             if request.user_agent.startswith(user_agent) and namespace in {"", request.namespace}
         ]  # fmt: skip
 
-    def _audit_lines(self) -> str:
+    def _audit_lines(self) -> list[str]:
         """Return the whole lines of the log, of its rotated files, too."""
         files = sorted(Layout(self.cluster.name).logs.glob("audit*.log"), key=lambda file: file.stat().st_mtime)
-        return "".join(text[: text.rfind("\n") + 1] for text in (file.read_text() for file in files))
+        return [line for file in files for line in whole_lines(file.read_text())]
