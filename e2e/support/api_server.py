@@ -126,7 +126,8 @@ class ApiServer:
             found.append(
                 Write(
                     entry["user"].get("username", ""), entry.get("userAgent", ""), entry["verb"],
-                    reference.get("resource", ""), reference.get("subresource", ""), reference.get("namespace", ""), reference.get("name", ""),
+                    reference.get("resource", ""), reference.get("subresource", ""), reference.get("namespace", ""),
+                    reference.get("name", ""),
                     (entry.get("responseStatus") or {}).get("code", 0), _seconds(entry["requestReceivedTimestamp"]),
                 )
             )  # fmt: skip
