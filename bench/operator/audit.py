@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from e2e.support.lines import whole_lines
+from e2e.support.lines import audit_lines
 
 from bench.operator.plane import Plane
 
@@ -32,19 +32,18 @@ class Write:
 def writes(plane: Plane) -> list[Write]:
     """Return all writes so far."""
     found = []
-    for file in sorted(plane.folder.glob("audit*.log"), key=lambda file: file.stat().st_mtime):
-        for line in whole_lines(file.read_text()):
-            entry = json.loads(line)
-            target = entry.get("objectRef") or {}
-            resource = "/".join(filter(None, (target.get("resource", ""), target.get("subresource", ""))))
-            found.append(
-                Write(
-                    entry.get("userAgent", "").partition("/")[0], entry["verb"], resource,
-                    target.get("namespace", ""), target.get("name", ""),
-                    (entry.get("responseStatus") or {}).get("code", 0),
-                    datetime.fromisoformat(entry["stageTimestamp"]).timestamp(),
-                )
-            )  # fmt: skip
+    for line in audit_lines(plane.folder):
+        entry = json.loads(line)
+        target = entry.get("objectRef") or {}
+        resource = "/".join(filter(None, (target.get("resource", ""), target.get("subresource", ""))))
+        found.append(
+            Write(
+                entry.get("userAgent", "").partition("/")[0], entry["verb"], resource,
+                target.get("namespace", ""), target.get("name", ""),
+                (entry.get("responseStatus") or {}).get("code", 0),
+                datetime.fromisoformat(entry["stageTimestamp"]).timestamp(),
+            )
+        )  # fmt: skip
     return found
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import yaml
 
 from e2e.node.commands import GO_GARBAGE
-from e2e.support.lines import whole_lines
+from e2e.support.lines import audit_lines
 
 CRDS = Path(__file__).parents[2] / "crds"
 Object = dict[str, Any]
@@ -120,7 +120,7 @@ class ApiServer:
     def writes(self) -> list[Write]:
         """Return all writes so far, in the order in which they were answered."""
         found = []
-        for line in whole_lines((self.folder / "audit.log").read_text()):
+        for line in audit_lines(self.folder):
             entry = json.loads(line)
             reference = entry.get("objectRef") or {}
             found.append(

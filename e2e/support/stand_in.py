@@ -10,7 +10,7 @@ from typing import Any
 
 from e2e.node.state import Layout
 from e2e.support.cluster import Cluster, Refused
-from e2e.support.lines import whole_lines
+from e2e.support.lines import audit_lines
 
 KWOK = {
     "nodeSelector": {"type": "kwok"},
@@ -104,20 +104,16 @@ class StandIn:
         mark = f"mark-{uuid.uuid4().hex}"
         with contextlib.suppress(Refused):
             self.cluster.kubectl("get", "configmap", mark)
+        logs = Layout(self.cluster.name).logs
         deadline = time.monotonic() + 30
-        lines = self._audit_lines()
+        lines = audit_lines(logs)
         while not any(mark in line for line in lines):
             if time.monotonic() > deadline:
                 raise TimeoutError("the API server writes no audit log")
             time.sleep(0.05)
-            lines = self._audit_lines()
+            lines = audit_lines(logs)
         requests = (Request.of(json.loads(line)) for line in lines if mark not in line)
         return [
             request for request in requests
             if request.user_agent.startswith(user_agent) and namespace in {"", request.namespace}
         ]  # fmt: skip
-
-    def _audit_lines(self) -> list[str]:
-        """Return the whole lines of the log, of its rotated files, too."""
-        files = sorted(Layout(self.cluster.name).logs.glob("audit*.log"), key=lambda file: file.stat().st_mtime)
-        return [line for file in files for line in whole_lines(file.read_text())]
